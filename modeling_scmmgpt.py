@@ -1,0 +1,1054 @@
+"""The scMMGPT model: cell encoder, two projectors, text model, expression head and cell generator.
+
+Remote code: imports only torch, transformers and its own siblings. Nothing here reads files, touches the network
+or knows about AnnData.
+
+Shape letters: B texts, T text tokens, C cells (all cells of a batch), G gene tokens of a cell, M genes of a
+panel, N expressed genes of a cell, P panels, Q cell tokens, K condition tokens, D width, Z latent width,
+V gene vocabulary.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, Blip2QFormerConfig, Blip2QFormerModel, Cache, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
+from transformers.processing_utils import Unpack
+from transformers.utils import (
+    ModelOutput,
+    TransformersKwargs,
+    can_return_tuple,
+    torch_compilable_check,
+)
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_scmmgpt import ScMMGPTCellConfig, ScMMGPTConfig
+from .generation_scmmgpt import ScMMGPTGenerationMixin
+
+IGNORE_VALUE = -100.0
+AUTO_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForMultimodalLM")
+
+
+@dataclass
+class ScMMGPTOutput(ModelOutput):
+    r"""
+    Every loss whose inputs were given, by name, and the language model's outputs.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`):
+            The plain sum of the named losses; a trainer weighs the parts itself.
+        cell_reconstruction_loss (`torch.Tensor` of shape `()`):
+            Multinomial negative log-likelihood of the cell's counts given its latent, per count (nats).
+        masked_expression_loss (`torch.Tensor` of shape `()`):
+            Mean squared error of masked expression values.
+        contrastive_loss, matching_loss (`torch.Tensor` of shape `()`):
+            Cell-text contrastive and matching cross-entropies (nats).
+        language_loss (`torch.Tensor` of shape `()`):
+            Next-token cross-entropy of the labelled tokens (nats).
+        flow_loss (`torch.Tensor` of shape `()`):
+            Mean squared error of the flow's velocity.
+        logits (`torch.Tensor` of shape `(B, T, text vocabulary)`):
+            Next-token scores.
+        past_key_values, hidden_states, attentions:
+            As the text model returns them.
+        cell_hidden_states (`torch.Tensor` of shape `(C, G, D)`):
+            Gene states of the cell encoder; position 0 is the cell.
+        cell_latents (`torch.Tensor` of shape `(C, Z)`):
+            Cell latents.
+    """
+
+    loss: torch.Tensor | None = None
+    cell_reconstruction_loss: torch.Tensor | None = None
+    masked_expression_loss: torch.Tensor | None = None
+    contrastive_loss: torch.Tensor | None = None
+    matching_loss: torch.Tensor | None = None
+    language_loss: torch.Tensor | None = None
+    flow_loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cell_hidden_states: torch.Tensor | None = None
+    cell_latents: torch.Tensor | None = None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain softmax attention; the reference that every other attention path is held against."""
+    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+# --------------------------------------------------------------------------------------------- cell encoder
+
+
+class ScMMGPTCellEmbeddings(nn.Module):
+    """Gene identity plus expression value; a cell is a set, so there are no positions."""
+
+    def __init__(self, config: ScMMGPTCellConfig) -> None:
+        super().__init__()
+        self.max_value = config.max_value
+        self.gene_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.gene_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.value_in = nn.Linear(1, config.hidden_size)
+        self.value_out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def embed_genes(self, gene_ids: torch.Tensor) -> torch.Tensor:
+        """`(...,)` gene ids -> `(..., D)` normalised gene embeddings."""
+        return self.gene_norm(self.gene_embeddings(gene_ids))
+
+    def forward(self, gene_ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        values = values.to(self.value_in.weight.dtype).clamp(max=self.max_value).unsqueeze(-1)
+        value_embeds = self.value_norm(self.value_out(F.relu(self.value_in(values))))
+        return self.embed_genes(gene_ids) + self.dropout(value_embeds)
+
+
+class ScMMGPTCellAttention(nn.Module):
+    """Bidirectional self-attention among a cell's genes, with scGPT's fused query-key-value rows."""
+
+    def __init__(self, config: ScMMGPTCellConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = False
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        num_cells, num_genes, _ = hidden_states.shape
+        qkv = self.qkv_proj(hidden_states).view(num_cells, num_genes, 3, -1, self.head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (C, heads, G, head_dim)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.out_proj(attn_output.reshape(num_cells, num_genes, -1)), attn_weights
+
+
+class ScMMGPTCellLayer(GradientCheckpointingLayer):
+    """One transformer layer; `norm_first=False` is `nn.TransformerEncoderLayer`'s post-norm, as in scGPT."""
+
+    def __init__(self, config: ScMMGPTCellConfig) -> None:
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.self_attn = ScMMGPTCellAttention(config)
+        self.attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.act = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def _mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(hidden_states)))))
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        if self.norm_first:
+            attended, _ = self.self_attn(self.attn_norm(hidden_states), attention_mask, **kwargs)
+            hidden_states = hidden_states + self.dropout(attended)
+            return hidden_states + self._mlp(self.mlp_norm(hidden_states))
+        attended, _ = self.self_attn(hidden_states, attention_mask, **kwargs)
+        hidden_states = self.attn_norm(hidden_states + self.dropout(attended))
+        return self.mlp_norm(hidden_states + self._mlp(hidden_states))
+
+
+class ScMMGPTPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and the capabilities that transformers asks for."""
+
+    config: ScMMGPTConfig
+    base_model_prefix = "model"
+    input_modalities = ("cell", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ScMMGPTCellLayer", "ScMMGPTCellEmbeddings", "Blip2QFormerLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, ScMMGPTCellModel):
+            init.copy_(module.gene_profile, module.uniform_profile())
+        elif isinstance(module, ScMMGPTQFormer | ScMMGPTTextProjector):
+            init.normal_(module.query_tokens, mean=0.0, std=std)
+        elif isinstance(module, ScMMGPTExpressionHead):
+            init.zeros_(module.gene_bias)
+        elif isinstance(module, ScMMGPTContrastiveHead):
+            init.constant_(module.logit_scale, module.initial_logit_scale)
+        elif isinstance(module, ScMMGPTFlowBlock):
+            # Zero gates: each block starts as the identity (Peebles & Xie 2023, adaLN-Zero).
+            init.zeros_(module.modulation.weight)
+            init.zeros_(module.modulation.bias)
+        elif isinstance(module, ScMMGPTCellGenerator):
+            init.normal_(module.null_condition, mean=0.0, std=std)
+            init.zeros_(module.out_proj.weight)
+            init.zeros_(module.target_mean)
+            init.ones_(module.target_std)
+        elif isinstance(module, Blip2TextEmbeddings):
+            init.copy_(module.position_ids, torch.arange(module.position_ids.shape[-1]).expand((1, -1)))
+
+
+class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
+    """
+    The cell encoder: genes and their expression -> gene states, the cell's state at position 0 (`<cls>`).
+
+    With the default configuration it computes exactly what scGPT's encoder does (Cui et al. 2024). The buffer
+    `gene_profile` `(V,)` is the share of each gene in a typical transcriptome: it says which part of a cell a
+    gene panel covers, and weighs the panel summary. It is uniform until data sets it.
+    """
+
+    config: ScMMGPTCellConfig
+    base_model_prefix = "cell_model"
+    main_input_name = "cell_gene_ids"
+    # The encoder alone loads from a folder of the whole model, which holds these besides.
+    _keys_to_ignore_on_load_unexpected = [
+        rf"^{part}\."
+        for part in (
+            "cell_generator",
+            "cell_projector",
+            "contrastive_head",
+            "expression_head",
+            "language_model",
+            "matching_head",
+            "qformer",
+            "text_projector",
+            "value_head",
+        )
+    ]
+    _can_record_outputs = {"hidden_states": ScMMGPTCellLayer, "attentions": ScMMGPTCellAttention}
+
+    def __init__(self, config: ScMMGPTCellConfig) -> None:
+        super().__init__(config)
+        self.embeddings = ScMMGPTCellEmbeddings(config)
+        self.layers = nn.ModuleList([ScMMGPTCellLayer(config) for _ in range(config.num_hidden_layers)])
+        self.final_norm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.norm_first else nn.Identity()
+        )
+        if config.use_panel_embedding:
+            self.panel_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.register_buffer("gene_profile", self.uniform_profile())
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def uniform_profile(self) -> torch.Tensor:
+        """`(V,)` float32: equal shares for all tokens but padding and `<cls>`."""
+        profile = torch.ones(self.config.vocab_size)
+        profile[[self.config.pad_token_id, self.config.cls_token_id]] = 0.0
+        return profile / profile.sum()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.gene_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.gene_embeddings = value
+
+    def panel_mask(self, panel_gene_ids: torch.Tensor) -> torch.Tensor:
+        """`(P, M)` padded gene ids -> `(P, V)` bool: which tokens are measured genes of the panel."""
+        mask = torch.zeros(
+            panel_gene_ids.shape[0],
+            self.config.vocab_size,
+            dtype=torch.bool,
+            device=panel_gene_ids.device,
+        )
+        mask = mask.scatter(1, panel_gene_ids, True)
+        special = torch.tensor([self.config.pad_token_id, self.config.cls_token_id], device=mask.device)
+        return mask.index_fill(1, special, False)
+
+    def panel_share(self, panel_mask: torch.Tensor) -> torch.Tensor:
+        """`(P, V)` panel mask -> `(P,)` float32: share of a typical transcriptome that each panel covers."""
+        return (panel_mask * self.gene_profile.float()).sum(-1).clamp(min=1e-6)
+
+    def _panel_summary(self, panel_mask: torch.Tensor) -> torch.Tensor:
+        """`(P, V)` panel mask -> `(P, D)`: profile-weighted mean embedding of the measured genes."""
+        weights = panel_mask * self.gene_profile.float()
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+        gene_embeds = self.embeddings.gene_norm(self.embeddings.gene_embeddings.weight)
+        return self.panel_proj(weights.to(gene_embeds.dtype) @ gene_embeds)
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        cell_gene_ids: torch.Tensor,
+        cell_values: torch.Tensor,
+        cell_attention_mask: torch.Tensor | None = None,
+        panel_gene_ids: torch.Tensor | None = None,
+        cell_panel_index: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            cell_gene_ids (`torch.LongTensor` of shape `(C, G)`):
+                Gene tokens, `<cls>` first.
+            cell_values (`torch.FloatTensor` of shape `(C, G)`):
+                Encoded expression; -2 at `<cls>` and padding, -1 where masked.
+            cell_attention_mask (`torch.LongTensor` of shape `(C, G)`, *optional*):
+                1 for real tokens, 0 for padding; all real when absent.
+            panel_gene_ids (`torch.LongTensor` of shape `(P, M)`, *optional*):
+                Genes measured, padded with the `<pad>` gene. Read with `use_panel_embedding` only.
+            cell_panel_index (`torch.LongTensor` of shape `(C,)`, *optional*):
+                Row of `panel_gene_ids` of each cell; the first row when absent.
+        """
+        hidden_states = self.embeddings(cell_gene_ids, cell_values)
+        if self.config.use_panel_embedding:
+            if panel_gene_ids is None:
+                raise ValueError(
+                    "`panel_gene_ids` is missing, and this model was configured with use_panel_embedding=True. "
+                    "Pass every tensor that the processor returns for the cells."
+                )
+            summary = self._panel_summary(self.panel_mask(panel_gene_ids))
+            summary = summary[0] if cell_panel_index is None else summary[cell_panel_index]
+            is_cls = torch.arange(hidden_states.shape[1], device=hidden_states.device) == 0
+            hidden_states = hidden_states + is_cls[:, None] * summary[..., None, :]
+        attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=cell_attention_mask
+        )
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        hidden_states = self.final_norm(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+
+
+# ----------------------------------------------------------------------------------------------- projectors
+
+
+def _qformer_model(config: Blip2QFormerConfig) -> Blip2QFormerModel:
+    """The Q-Former of transformers, which has no FlashAttention path: where that is asked for, it takes sdpa."""
+    if (config._attn_implementation or "").startswith("flash_attention"):
+        config._attn_implementation = "sdpa"
+    return Blip2QFormerModel._from_config(config)
+
+
+class ScMMGPTQFormer(nn.Module):
+    """The cell -> text projector (Li et al. 2023): query tokens that read gene states, and a text tower that
+    shares their self-attention."""
+
+    def __init__(self, config: ScMMGPTConfig) -> None:
+        super().__init__()
+        qformer_config = config.qformer_config
+        self.query_tokens = nn.Parameter(torch.zeros(1, config.num_cell_tokens, qformer_config.hidden_size))
+        self.text_embeddings = Blip2TextEmbeddings(qformer_config)
+        self.qformer = _qformer_model(qformer_config)
+
+    def _embed_text(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, query: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        longest = self.qformer.config.max_position_embeddings
+        if input_ids.shape[1] > longest:
+            raise ValueError(
+                f"`description_input_ids` has {input_ids.shape[1]} tokens; the text tower reads at most {longest}. "
+                "Shorten the text or tokenise it with truncation=True, max_length=" + f"{longest}."
+            )
+        position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # the same text, padded left or right
+        return self.text_embeddings(input_ids=input_ids, position_ids=position_ids, query_embeds=query)
+
+    def encode_cells(self, cell_states: torch.Tensor, cell_attention_mask: torch.Tensor) -> torch.Tensor:
+        """`(C, G, D)` gene states, `(C, G)` mask -> `(C, Q, D')` query states."""
+        return self.qformer(
+            query_embeds=self.query_tokens.expand(cell_states.shape[0], -1, -1),
+            encoder_hidden_states=cell_states,
+            encoder_attention_mask=cell_attention_mask,
+        ).last_hidden_state
+
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """`(B, T)` ids and mask -> `(B, D')`: mean text state over the real tokens."""
+        states = self.qformer(
+            query_embeds=self._embed_text(input_ids, attention_mask),
+            query_length=0,
+            attention_mask=attention_mask,
+        ).last_hidden_state
+        weights = attention_mask.unsqueeze(-1).to(states.dtype)
+        return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    def encode_pairs(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        cell_states: torch.Tensor,
+        cell_attention_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Row-aligned texts `(C, T)` and cells `(C, G, D)` -> `(C, Q, D')` query states that have read both."""
+        query = self.query_tokens.expand(cell_states.shape[0], -1, -1)
+        num_queries = query.shape[1]
+        query_mask = attention_mask.new_ones(query.shape[:2])
+        return self.qformer(
+            query_embeds=self._embed_text(input_ids, attention_mask, query),
+            query_length=num_queries,
+            attention_mask=torch.cat([query_mask, attention_mask], dim=1),
+            encoder_hidden_states=cell_states,
+            encoder_attention_mask=cell_attention_mask,
+        ).last_hidden_state[:, :num_queries]
+
+
+class ScMMGPTTextProjector(nn.Module):
+    """The text -> cell projector: query tokens that cross-attend to the text model's last hidden states."""
+
+    def __init__(self, config: ScMMGPTConfig) -> None:
+        super().__init__()
+        projector_config = config.text_projector_config
+        self.query_tokens = nn.Parameter(torch.zeros(1, config.num_condition_tokens, projector_config.hidden_size))
+        self.resampler = _qformer_model(projector_config)
+
+    def forward(self, text_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """`(B, T, D)` text states, `(B, T)` mask -> `(B, K, D')` condition tokens."""
+        return self.resampler(
+            query_embeds=self.query_tokens.expand(text_states.shape[0], -1, -1),
+            encoder_hidden_states=text_states,
+            encoder_attention_mask=attention_mask,
+        ).last_hidden_state
+
+
+class ScMMGPTContrastiveHead(nn.Module):
+    """One space for cells and texts (Radford et al. 2021); the temperature is learnt."""
+
+    initial_logit_scale = 2.6592  # log(1 / 0.07), CLIP's start
+
+    def __init__(self, config: ScMMGPTConfig) -> None:
+        super().__init__()
+        self.cell_proj = nn.Linear(config.qformer_config.hidden_size, config.contrastive_size)
+        self.text_proj = nn.Linear(config.qformer_config.hidden_size, config.contrastive_size)
+        self.logit_scale = nn.Parameter(torch.tensor(self.initial_logit_scale))
+
+    def embed_cells(self, query_states: torch.Tensor) -> torch.Tensor:
+        """`(C, Q, D')` -> `(C, E)`, unit length."""
+        return F.normalize(self.cell_proj(query_states.mean(1)), dim=-1)
+
+    def embed_text(self, text_states: torch.Tensor) -> torch.Tensor:
+        """`(B, D')` -> `(B, E)`, unit length."""
+        return F.normalize(self.text_proj(text_states), dim=-1)
+
+    def similarity(self, cell_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+        """`(C, E)`, `(B, E)` -> `(C, B)` cosine similarities over the temperature, which is kept above 0.01."""
+        return cell_embeds @ text_embeds.T * self.logit_scale.exp().clamp(max=100.0)
+
+
+# ------------------------------------------------------------------------------------- expression and flow
+
+
+class ScMMGPTValueHead(nn.Module):
+    """Encoded expression of each gene token from its state: scGPT's expression decoder."""
+
+    def __init__(self, config: ScMMGPTCellConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.hidden_size)
+        self.fc2 = nn.Linear(config.hidden_size, config.hidden_size)
+        self.fc3 = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, gene_states: torch.Tensor) -> torch.Tensor:
+        """`(C, G, D)` -> `(C, G)`."""
+        hidden_states = F.leaky_relu(self.fc1(gene_states))
+        return self.fc3(F.leaky_relu(self.fc2(hidden_states))).squeeze(-1)
+
+
+class ScMMGPTExpressionHead(nn.Module):
+    """
+    Cell latent -> expression of any gene: logit_g = q(e_g) . u(z) + b_g, with q(e) = W sigmoid(Q e), the
+    inner-product decoder of scGPT's MVC objective. Softmax over the genes an assay measured gives proportions.
+    """
+
+    def __init__(self, config: ScMMGPTConfig) -> None:
+        super().__init__()
+        hidden_size = config.cell_config.hidden_size
+        self.to_latent = nn.Linear(hidden_size, config.latent_size)
+        self.gene_query = nn.Linear(hidden_size, hidden_size)
+        self.query_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.latent_in = nn.Linear(config.latent_size, hidden_size)
+        self.latent_out = nn.Linear(hidden_size, hidden_size)
+        self.gene_bias = nn.Parameter(torch.zeros(config.cell_config.vocab_size))
+
+    def encode(self, cell_state: torch.Tensor) -> torch.Tensor:
+        """`(C, D)` state of `<cls>` -> `(C, Z)` latent of zero mean and unit scale."""
+        latent = self.to_latent(cell_state)
+        return F.layer_norm(latent, latent.shape[-1:])
+
+    def forward(self, latents: torch.Tensor, gene_embeds: torch.Tensor) -> torch.Tensor:
+        """`(C, Z)` latents, `(V, D)` normalised gene embeddings -> `(C, V)` float32 logits."""
+        queries = self.query_proj(torch.sigmoid(self.gene_query(gene_embeds)))
+        state = self.latent_out(F.gelu(self.latent_in(latents)))
+        return (state @ queries.T).float() + self.gene_bias.float()
+
+
+class ScMMGPTFlowBlock(nn.Module):
+    """Residual MLP whose norm is shifted, scaled and gated by the condition (adaLN)."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
+        self.modulation = nn.Linear(hidden_size, 3 * hidden_size)
+        self.fc1 = nn.Linear(hidden_size, 4 * hidden_size)
+        self.fc2 = nn.Linear(4 * hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        shift, scale, gate = self.modulation(F.silu(condition)).chunk(3, dim=-1)
+        update = self.fc2(F.silu(self.fc1(self.norm(hidden_states) * (1 + scale) + shift)))
+        return hidden_states + gate * update
+
+
+class ScMMGPTCellGenerator(nn.Module):
+    """
+    Rectified flow (Liu et al. 2023; Lipman et al. 2023) on the cell latent and the log library size, given
+    condition tokens. The flow runs on standardised targets: `target_mean` and `target_std` `(Z + 1,)` come from
+    the training cells.
+    """
+
+    def __init__(self, config: ScMMGPTConfig) -> None:
+        super().__init__()
+        hidden_size = config.generator_hidden_size
+        condition_size = config.text_projector_config.hidden_size
+        num_targets = config.latent_size + 1
+        self.condition_dropout = config.condition_dropout
+        self.null_condition = nn.Parameter(torch.zeros(config.num_condition_tokens, condition_size))
+        self.in_proj = nn.Linear(num_targets, hidden_size)
+        self.time_in = nn.Linear(hidden_size, hidden_size)
+        self.time_out = nn.Linear(hidden_size, hidden_size)
+        self.condition_proj = nn.Linear(config.num_condition_tokens * condition_size, hidden_size)
+        self.blocks = nn.ModuleList([ScMMGPTFlowBlock(hidden_size) for _ in range(config.generator_num_layers)])
+        self.norm = nn.LayerNorm(hidden_size)
+        self.out_proj = nn.Linear(hidden_size, num_targets)
+        self.register_buffer("target_mean", torch.zeros(num_targets))
+        self.register_buffer("target_std", torch.ones(num_targets))
+
+    def _embed_time(self, time: torch.Tensor) -> torch.Tensor:
+        """`(C,)` in [0, 1] -> `(C, H)` sinusoidal features (Vaswani et al. 2017), then an MLP."""
+        half = self.time_in.in_features // 2
+        rates = torch.exp(torch.arange(half, device=time.device) * (-9.21 / half))  # 1 down to 1e-4
+        angles = 1000.0 * time.float()[:, None] * rates
+        features = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        features = F.pad(features, (0, self.time_in.in_features - 2 * half)).to(self.time_in.weight.dtype)
+        return self.time_out(F.silu(self.time_in(features)))
+
+    def velocity(self, position: torch.Tensor, time: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """`(C, Z + 1)` position, `(C,)` time, `(C, K, D')` condition tokens -> `(C, Z + 1)` velocity."""
+        context = self._embed_time(time) + self.condition_proj(condition.flatten(1))
+        hidden_states = self.in_proj(position)
+        for block in self.blocks:
+            hidden_states = block(hidden_states, context)
+        return self.out_proj(self.norm(hidden_states))
+
+    def forward(self, target: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """
+        Flow-matching loss: from noise x0 to the target x1 along x_t = (1 - t) x0 + t x1, regress x1 - x0.
+
+        Args:
+            target (`torch.Tensor` of shape `(C, Z + 1)`): latent and log library size; receives no gradient.
+            condition (`torch.Tensor` of shape `(C, K, D')`): condition tokens; dropped at random in training.
+
+        Returns:
+            `torch.Tensor` of shape `()`: mean squared error.
+        """
+        target = ((target.detach() - self.target_mean) / self.target_std).to(condition.dtype)
+        if self.training:
+            dropped = torch.rand(len(target), 1, 1, device=target.device) < self.condition_dropout
+            condition = torch.where(dropped, self.null_condition, condition)
+        noise = torch.randn_like(target)
+        time = torch.rand(len(target), device=target.device, dtype=target.dtype)
+        position = torch.lerp(noise, target, time[:, None])
+        return F.mse_loss(self.velocity(position, time, condition).float(), (target - noise).float())
+
+    def _guided_velocity(
+        self, position: torch.Tensor, time: torch.Tensor, condition: torch.Tensor, guidance_scale: float
+    ) -> torch.Tensor:
+        velocity = self.velocity(position, time, condition)
+        if guidance_scale == 1.0:
+            return velocity
+        null = self.velocity(position, time, self.null_condition.expand_as(condition))
+        return null + guidance_scale * (velocity - null)
+
+    def sample(
+        self, noise: torch.Tensor, condition: torch.Tensor, guidance_scale: float, num_steps: int
+    ) -> torch.Tensor:
+        """
+        Integrates the flow from noise to a target with Heun's method.
+
+        Args:
+            noise (`torch.Tensor` of shape `(C, Z + 1)`): standard normal.
+            condition (`torch.Tensor` of shape `(C, K, D')`): condition tokens.
+            guidance_scale (`float`): 1 follows the condition; above 1 exaggerates it (Ho & Salimans 2022).
+            num_steps (`int`): Heun steps, two velocities each.
+
+        Returns:
+            `torch.Tensor` of shape `(C, Z + 1)`: latent and log library size, in their own units.
+        """
+        position, step = noise, 1.0 / num_steps
+        for i in range(num_steps):
+            time = torch.full_like(noise[:, 0], i * step)
+            start = self._guided_velocity(position, time, condition, guidance_scale)
+            end = self._guided_velocity(position + step * start, time + step, condition, guidance_scale)
+            position = position + 0.5 * step * (start + end)
+        return position.float() * self.target_std + self.target_mean
+
+
+# ---------------------------------------------------------------------------------------------------- model
+
+
+def _draw_negatives(similarity: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
+    """One column per row of the `(C, C)` similarities, the likelier the more similar, never a positive."""
+    weights = similarity.detach().float().softmax(1) + 1e-8
+    weights = weights.masked_fill(positives & ~positives.all(1, keepdim=True), 0.0)
+    return torch.multinomial(weights, 1).squeeze(1)
+
+
+class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationMixin):
+    """Cells and text in, text or cells out. See the configuration for the parts."""
+
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: ScMMGPTConfig) -> None:
+        super().__init__(config)
+        self.cell_model = ScMMGPTCellModel._from_config(config.cell_config)
+        self.value_head = ScMMGPTValueHead(config.cell_config)
+        self.expression_head = ScMMGPTExpressionHead(config)
+        self.qformer = ScMMGPTQFormer(config)
+        self.contrastive_head = ScMMGPTContrastiveHead(config)
+        self.matching_head = nn.Linear(config.qformer_config.hidden_size, 2)
+        self.cell_projector = nn.Linear(config.qformer_config.hidden_size, config.text_config.hidden_size)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.text_projector = ScMMGPTTextProjector(config)
+        self.cell_generator = ScMMGPTCellGenerator(config)
+        self.post_init()
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """As in transformers, and every Auto class is told where the code is, not only the registered one."""
+        if self._auto_class is not None:
+            module, name = type(self).__module__.rsplit(".", 1)[-1], type(self).__name__
+            own_entries = dict.fromkeys(AUTO_CLASSES, f"{module}.{name}")
+            self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | own_entries
+        super().save_pretrained(save_directory, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, **kwargs) -> nn.Embedding:
+        """Resizes the text model's vocabulary and, with it, the text tower that reads the same tokens."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, **kwargs)
+        tower = self.qformer.text_embeddings
+        tower.word_embeddings = self._get_resized_embeddings(tower.word_embeddings, embeddings.num_embeddings)
+        self.config.qformer_config.vocab_size = embeddings.num_embeddings
+        return embeddings
+
+    # ------------------------------------------------------------------------------------------- features
+
+    def _encode_cells(
+        self,
+        cell_gene_ids: torch.Tensor,
+        cell_values: torch.Tensor,
+        cell_attention_mask: torch.Tensor | None,
+        panel_gene_ids: torch.Tensor | None,
+        cell_panel_index: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gene states `(C, G, D)` and the mask `(C, G)` they were computed with."""
+        if cell_attention_mask is None:
+            cell_attention_mask = torch.ones_like(cell_gene_ids)
+        states = self.cell_model(
+            cell_gene_ids,
+            cell_values,
+            cell_attention_mask=cell_attention_mask,
+            panel_gene_ids=panel_gene_ids,
+            cell_panel_index=cell_panel_index,
+        ).last_hidden_state
+        return states, cell_attention_mask
+
+    def get_cell_features(
+        self,
+        cell_gene_ids: torch.Tensor,
+        cell_values: torch.Tensor,
+        cell_attention_mask: torch.Tensor | None = None,
+        panel_gene_ids: torch.Tensor | None = None,
+        cell_panel_index: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """
+        Cells as the text model sees them. Arguments as in [`ScMMGPTCellModel.forward`].
+
+        Returns:
+            `BaseModelOutputWithPooling`: `last_hidden_state` `(C, G, D)`, the gene states, and `pooler_output`
+            `(C, Q, text width)`, the cell tokens.
+        """
+        states, mask = self._encode_cells(
+            cell_gene_ids, cell_values, cell_attention_mask, panel_gene_ids, cell_panel_index
+        )
+        cell_tokens = self.cell_projector(self.qformer.encode_cells(states, mask))
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=cell_tokens)
+
+    def get_cell_embeddings(
+        self,
+        cell_gene_ids: torch.Tensor,
+        cell_values: torch.Tensor,
+        cell_attention_mask: torch.Tensor | None = None,
+        panel_gene_ids: torch.Tensor | None = None,
+        cell_panel_index: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Cells in the space shared with texts. Arguments as in [`ScMMGPTCellModel.forward`].
+
+        Returns:
+            `torch.Tensor` of shape `(C, contrastive_size)`: unit length; the inner product with
+            [`get_text_embeddings`] is their cosine similarity.
+        """
+        states, mask = self._encode_cells(
+            cell_gene_ids, cell_values, cell_attention_mask, panel_gene_ids, cell_panel_index
+        )
+        return self.contrastive_head.embed_cells(self.qformer.encode_cells(states, mask))
+
+    def get_text_embeddings(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Texts in the space shared with cells.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`): text tokens without cell placeholders.
+            attention_mask (`torch.LongTensor` of shape `(B, T)`, *optional*): 1 for real tokens.
+
+        Returns:
+            `torch.Tensor` of shape `(B, contrastive_size)`: unit length.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return self.contrastive_head.embed_text(self.qformer.encode_text(input_ids, attention_mask))
+
+    def get_condition_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """`(B, T)` prompt ids and mask -> `(B, K, D')` condition tokens; padding on either side changes nothing."""
+        # Padding moves to the right, where a causal model cannot see it, whatever its positions are made of.
+        order = attention_mask.argsort(dim=-1, descending=True, stable=True)
+        input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+        states = self.language_model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.text_projector(states, attention_mask)
+
+    def _merge_cells(
+        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, cell_tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """Puts the `(C, Q, D)` cell tokens where the placeholders stand, in reading order."""
+        if input_ids is None:
+            raise ValueError(
+                "Cells were given with `inputs_embeds`: their places cannot be found. Pass `input_ids` instead."
+            )
+        placeholders = input_ids == self.config.cell_token_id
+        torch_compilable_check(
+            placeholders.sum() == cell_tokens.shape[0] * cell_tokens.shape[1],
+            lambda: (
+                f"`input_ids` holds {int(placeholders.sum())} cell placeholder tokens, but {cell_tokens.shape[0]} "
+                f"cells need {cell_tokens.shape[0]} x {cell_tokens.shape[1]}. Write one `<cell>` per cell and let the "
+                "processor expand it."
+            ),
+        )
+        mask = placeholders.unsqueeze(-1).expand_as(inputs_embeds)
+        return inputs_embeds.masked_scatter(mask, cell_tokens.to(inputs_embeds.device, inputs_embeds.dtype))
+
+    # --------------------------------------------------------------------------------------------- losses
+
+    def _contrastive_loss(self, similarity: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
+        """InfoNCE both ways; the `(C, C)` bool positives of a cell or text share its target evenly."""
+        target = positives.float()
+        by_cell = F.cross_entropy(similarity.float(), target / target.sum(1, keepdim=True))
+        by_text = F.cross_entropy(similarity.float().T, (target / target.sum(0, keepdim=True)).T)
+        return 0.5 * (by_cell + by_text)
+
+    def _matching_loss(
+        self,
+        similarity: torch.Tensor,
+        positives: torch.Tensor,
+        description_input_ids: torch.Tensor,
+        description_attention_mask: torch.Tensor | None,
+        states: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Does the text describe the cell? Negatives are drawn by similarity among those that truly differ."""
+        wrong_text = _draw_negatives(similarity, positives)
+        wrong_cell = _draw_negatives(similarity.T, positives.T)
+        has_negative = ~positives.all(1)  # a batch of one description has none: such rows weigh nothing
+        own = torch.arange(len(states), device=states.device)
+        texts, cells = torch.cat([own, wrong_text, own]), torch.cat([own, own, wrong_cell])
+        query_states = self.qformer.encode_pairs(
+            description_input_ids[texts], description_attention_mask[texts], states[cells], mask[cells]
+        )
+        logits = self.matching_head(query_states.mean(1)).float()
+        labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
+        row_weights = torch.cat([torch.ones_like(has_negative), has_negative, has_negative]).float()
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return (losses * row_weights).sum() / row_weights.sum()
+
+    def _description_losses(
+        self,
+        states: torch.Tensor,
+        mask: torch.Tensor,
+        query_states: torch.Tensor,
+        description_input_ids: torch.Tensor,
+        description_attention_mask: torch.Tensor | None,
+        description_group: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        if description_attention_mask is None:
+            description_attention_mask = torch.ones_like(description_input_ids)
+        if description_group is None:
+            description_group = torch.arange(len(states), device=states.device)
+        masked_ids = description_input_ids.masked_fill(description_attention_mask == 0, -1)
+        same_text = (masked_ids[:, None] == masked_ids[None]).all(-1)
+        positives = (description_group[:, None] == description_group[None]) | same_text
+        similarity = self.contrastive_head.similarity(
+            self.contrastive_head.embed_cells(query_states),
+            self.get_text_embeddings(description_input_ids, description_attention_mask),
+        )
+        return {
+            "contrastive_loss": self._contrastive_loss(similarity, positives),
+            "matching_loss": self._matching_loss(
+                similarity,
+                positives,
+                description_input_ids,
+                description_attention_mask,
+                states,
+                mask,
+            ),
+        }
+
+    def panel_mask(
+        self, panel_gene_ids: torch.Tensor | None = None, cell_panel_index: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        Which genes were measured, per cell.
+
+        Args:
+            panel_gene_ids (`torch.LongTensor` of shape `(P, M)`, *optional*): panels; when absent, one panel of every
+                gene that the model was trained on.
+            cell_panel_index (`torch.LongTensor` of shape `(C,)`, *optional*): the panel of each cell.
+
+        Returns:
+            `torch.BoolTensor` of shape `(C, V)`, or `(1, V)` where all cells share one panel.
+        """
+        if panel_gene_ids is None:
+            return self.cell_model.gene_profile[None] > 0
+        mask = self.cell_model.panel_mask(panel_gene_ids)
+        return mask if len(mask) == 1 or cell_panel_index is None else mask[cell_panel_index]
+
+    def expression_log_probs(self, latents: torch.Tensor, panel_mask: torch.Tensor) -> torch.Tensor:
+        """`(C, Z)` latents and `(C or 1, V)` measured genes -> `(C, V)` float32 log proportions, -inf elsewhere."""
+        gene_embeds = self.cell_model.embeddings.gene_norm(self.cell_model.embeddings.gene_embeddings.weight)
+        logits = self.expression_head(latents, gene_embeds)
+        return logits.masked_fill(~panel_mask, float("-inf")).log_softmax(-1)
+
+    def _reconstruction_loss(
+        self,
+        latents: torch.Tensor,
+        panel_mask: torch.Tensor,
+        target_gene_ids: torch.Tensor,
+        target_counts: torch.Tensor,
+    ) -> torch.Tensor:
+        log_probs = self.expression_log_probs(latents, panel_mask).gather(1, target_gene_ids)
+        log_probs = log_probs.masked_fill(target_counts == 0, 0.0)
+        totals = target_counts.sum(-1).clamp(min=1)
+        return (-(target_counts * log_probs).sum(-1) / totals).mean()
+
+    def _masked_expression_loss(self, states: torch.Tensor, cell_value_labels: torch.Tensor) -> torch.Tensor:
+        masked = cell_value_labels != IGNORE_VALUE
+        errors = (self.value_head(states).float() - cell_value_labels) ** 2
+        return (errors * masked).sum() / masked.sum().clamp(min=1)
+
+    def log_library_size(self, target_counts: torch.Tensor, panel_mask: torch.Tensor) -> torch.Tensor:
+        """
+        Log of the counts a cell would show if its panel covered the whole typical transcriptome.
+
+        Args:
+            target_counts (`torch.FloatTensor` of shape `(C, N)`): the cell's counts over its panel.
+            panel_mask (`torch.BoolTensor` of shape `(C or 1, V)`): the genes of the panel.
+
+        Returns:
+            `torch.FloatTensor` of shape `(C,)`.
+        """
+        totals = target_counts.sum(-1).clamp(min=1).float()
+        return totals.log() - self.cell_model.panel_share(panel_mask).log()
+
+    def flow_target(
+        self, latents: torch.Tensor, target_counts: torch.Tensor, panel_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """`(C, Z + 1)` float32: what the cell generator learns to draw, a latent and its log library size."""
+        log_library = self.log_library_size(target_counts, panel_mask)
+        return torch.cat([latents.float(), log_library[:, None]], dim=-1)
+
+    def _cell_losses(
+        self,
+        states: torch.Tensor,
+        latents: torch.Tensor,
+        panel_mask: torch.Tensor,
+        target_gene_ids: torch.Tensor | None,
+        target_counts: torch.Tensor | None,
+        cell_value_labels: torch.Tensor | None,
+        condition: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """Losses that need no text model: masked expression, reconstruction, and the flow given its condition."""
+        losses = {}
+        if cell_value_labels is not None:
+            losses["masked_expression_loss"] = self._masked_expression_loss(states, cell_value_labels)
+        if target_counts is not None:
+            losses["cell_reconstruction_loss"] = self._reconstruction_loss(
+                latents, panel_mask, target_gene_ids, target_counts
+            )
+            if condition is not None:
+                target = self.flow_target(latents, target_counts, panel_mask)
+                losses["flow_loss"] = self.cell_generator(target, condition)
+        return losses
+
+    # -------------------------------------------------------------------------------------------- forward
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        cell_gene_ids: torch.Tensor | None = None,
+        cell_values: torch.Tensor | None = None,
+        cell_attention_mask: torch.Tensor | None = None,
+        panel_gene_ids: torch.Tensor | None = None,
+        cell_panel_index: torch.Tensor | None = None,
+        target_gene_ids: torch.Tensor | None = None,
+        target_counts: torch.Tensor | None = None,
+        cell_value_labels: torch.Tensor | None = None,
+        description_input_ids: torch.Tensor | None = None,
+        description_attention_mask: torch.Tensor | None = None,
+        description_group: torch.Tensor | None = None,
+        condition_input_ids: torch.Tensor | None = None,
+        condition_attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ScMMGPTOutput:
+        r"""
+        Runs the parts that the inputs call for, and returns each loss whose inputs are there.
+
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, labels, use_cache, logits_to_keep:
+                The text model's inputs, as everywhere in transformers; `input_ids` holds `num_cell_tokens`
+                placeholders per cell. `labels` give `language_loss`.
+            cell_gene_ids, cell_values, cell_attention_mask, panel_gene_ids, cell_panel_index:
+                The cells; see [`ScMMGPTCellModel.forward`].
+            target_gene_ids (`torch.LongTensor` of shape `(C, N)`, *optional*):
+                All expressed genes of each cell, padded. With `target_counts`: `cell_reconstruction_loss`.
+            target_counts (`torch.FloatTensor` of shape `(C, N)`, *optional*):
+                Their raw counts, 0 at padding.
+            cell_value_labels (`torch.FloatTensor` of shape `(C, G)`, *optional*):
+                True values of masked tokens, -100 elsewhere: `masked_expression_loss`.
+            description_input_ids, description_attention_mask (`torch.LongTensor` of shape `(C, L)`, *optional*):
+                One text per cell: `contrastive_loss` and `matching_loss`.
+            description_group (`torch.LongTensor` of shape `(C,)`, *optional*):
+                Cells of one group are positives of each other; every cell its own when absent.
+            condition_input_ids, condition_attention_mask (`torch.LongTensor` of shape `(C, L)`, *optional*):
+                One prompt per cell; with `target_counts`: `flow_loss`.
+        """
+        losses, states, latents = {}, None, None
+        if cell_gene_ids is not None:
+            states, cell_mask = self._encode_cells(
+                cell_gene_ids, cell_values, cell_attention_mask, panel_gene_ids, cell_panel_index
+            )
+            latents = self.expression_head.encode(states[:, 0])
+            condition = None
+            if condition_input_ids is not None:
+                condition = self.get_condition_tokens(condition_input_ids, condition_attention_mask)
+            losses |= self._cell_losses(
+                states,
+                latents,
+                self.panel_mask(panel_gene_ids, cell_panel_index),
+                target_gene_ids,
+                target_counts,
+                cell_value_labels,
+                condition,
+            )
+        text_given = input_ids is not None or inputs_embeds is not None
+        if states is not None and (text_given or description_input_ids is not None):
+            query_states = self.qformer.encode_cells(states, cell_mask)
+        if states is not None and description_input_ids is not None:
+            losses |= self._description_losses(
+                states,
+                cell_mask,
+                query_states,
+                description_input_ids,
+                description_attention_mask,
+                description_group,
+            )
+        text_outputs = ModelOutput()
+        if text_given:
+            if inputs_embeds is None:
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+            if states is not None:
+                inputs_embeds = self._merge_cells(input_ids, inputs_embeds, self.cell_projector(query_states))
+            text_outputs = self.language_model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                labels=labels,
+                use_cache=use_cache,
+                logits_to_keep=logits_to_keep,
+                **kwargs,
+            )
+            if labels is not None:
+                losses["language_loss"] = text_outputs.loss
+        return ScMMGPTOutput(
+            loss=sum(losses.values()) if losses else None,
+            **losses,
+            logits=text_outputs.get("logits"),
+            past_key_values=text_outputs.get("past_key_values"),
+            hidden_states=text_outputs.get("hidden_states"),
+            attentions=text_outputs.get("attentions"),
+            cell_hidden_states=states,
+            cell_latents=latents,
+        )
+
+
+__all__ = [
+    "ScMMGPTCellModel",
+    "ScMMGPTForConditionalGeneration",
+    "ScMMGPTOutput",
+    "ScMMGPTPreTrainedModel",
+]
