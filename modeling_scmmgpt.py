@@ -212,9 +212,18 @@ class ScMMGPTPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, ScMMGPTCellModel):
             init.copy_(module.gene_profile, module.uniform_profile())
+            if module.config.use_panel_embedding:
+                init.normal_(module.profile_proj.weight, mean=0.0, std=module.config.hidden_size**-0.5)
         elif isinstance(module, ScMMGPTQFormer | ScMMGPTTextProjector):
             init.normal_(module.query_tokens, mean=0.0, std=std)
+        elif isinstance(module, ScMMGPTCellEmbeddings):
+            # Without a bias, LayerNorm would cancel the scale of the value, and all values would look the same.
+            init.uniform_(module.value_in.weight, -1.0, 1.0)
+            init.uniform_(module.value_in.bias, -1.0, 1.0)
         elif isinstance(module, ScMMGPTExpressionHead):
+            # A product of two small factors has no gradient to start from, so the factors start at unit scale.
+            for linear in (module.to_latent, module.gene_query, module.query_proj, module.latent_in):
+                init.normal_(linear.weight, mean=0.0, std=linear.in_features**-0.5)
             init.zeros_(module.gene_bias)
         elif isinstance(module, ScMMGPTContrastiveHead):
             init.constant_(module.logit_scale, module.initial_logit_scale)
@@ -269,6 +278,8 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
         )
         if config.use_panel_embedding:
             self.panel_proj = nn.Linear(config.hidden_size, config.hidden_size)
+            self.profile_norm = nn.LayerNorm(config.hidden_size, eps=1e-8)  # its input is a small difference
+            self.profile_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.register_buffer("gene_profile", self.uniform_profile())
         self.gradient_checkpointing = False
         self.post_init()
@@ -301,12 +312,27 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
         """`(P, V)` panel mask -> `(P,)` float32: share of a typical transcriptome that each panel covers."""
         return (panel_mask * self.gene_profile.float()).sum(-1).clamp(min=1e-6)
 
-    def _panel_summary(self, panel_mask: torch.Tensor) -> torch.Tensor:
-        """`(P, V)` panel mask -> `(P, D)`: profile-weighted mean embedding of the measured genes."""
-        weights = panel_mask * self.gene_profile.float()
-        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+    def _summarise(self, gene_ids: torch.Tensor, values: torch.Tensor, panel_mask: torch.Tensor) -> torch.Tensor:
+        """
+        What the panel can show, and how the cell departs from what is typical there. Attention over hundreds of genes
+        starts out as an average in which cells hardly differ; their difference from the average is the signal.
+
+        Args:
+            gene_ids, values (`torch.Tensor` of shape `(C, G)`): the tokens; masked and special ones are negative.
+            panel_mask (`torch.BoolTensor` of shape `(C or 1, V)`): the genes measured.
+
+        Returns:
+            `torch.Tensor` of shape `(C, D)`.
+        """
+        dtype = self.panel_proj.weight.dtype
         gene_embeds = self.embeddings.gene_norm(self.embeddings.gene_embeddings.weight)
-        return self.panel_proj(weights.to(gene_embeds.dtype) @ gene_embeds)
+        typical = panel_mask * torch.log1p(1e4 * self.gene_profile.float())
+        typical = typical / typical.sum(-1, keepdim=True).clamp(min=1e-6)
+        panel_mean = typical.to(dtype) @ gene_embeds
+        weights = values.float().clamp(min=0.0)
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+        cell_mean = (weights.to(dtype).unsqueeze(1) @ gene_embeds[gene_ids]).squeeze(1)
+        return self.panel_proj(panel_mean) + self.profile_proj(self.profile_norm(cell_mean - panel_mean))
 
     @merge_with_config_defaults
     @capture_outputs
@@ -339,10 +365,12 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
                     "`panel_gene_ids` is missing, and this model was configured with use_panel_embedding=True. "
                     "Pass every tensor that the processor returns for the cells."
                 )
-            summary = self._panel_summary(self.panel_mask(panel_gene_ids))
-            summary = summary[0] if cell_panel_index is None else summary[cell_panel_index]
+            panel_mask = self.panel_mask(panel_gene_ids)
+            if cell_panel_index is not None:
+                panel_mask = panel_mask[cell_panel_index]
+            summary = self._summarise(cell_gene_ids, cell_values, panel_mask)
             is_cls = torch.arange(hidden_states.shape[1], device=hidden_states.device) == 0
-            hidden_states = hidden_states + is_cls[:, None] * summary[..., None, :]
+            hidden_states = hidden_states + is_cls[:, None] * summary[:, None]
         attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=cell_attention_mask
         )
@@ -413,13 +441,19 @@ class ScMMGPTQFormer(nn.Module):
         """Row-aligned texts `(C, T)` and cells `(C, G, D)` -> `(C, Q, D')` query states that have read both."""
         query = self.query_tokens.expand(cell_states.shape[0], -1, -1)
         num_queries = query.shape[1]
-        query_mask = attention_mask.new_ones(query.shape[:2])
+        # The Q-Former would make this mask for queries and text together, but only the queries read the cell.
+        cross_mask = create_bidirectional_mask(
+            config=self.qformer.config,
+            inputs_embeds=query,
+            attention_mask=cell_attention_mask,
+            encoder_hidden_states=cell_states,
+        )
         return self.qformer(
             query_embeds=self._embed_text(input_ids, attention_mask, query),
             query_length=num_queries,
-            attention_mask=torch.cat([query_mask, attention_mask], dim=1),
+            attention_mask=torch.cat([attention_mask.new_ones(query.shape[:2]), attention_mask], dim=1),
             encoder_hidden_states=cell_states,
-            encoder_attention_mask=cell_attention_mask,
+            encoder_attention_mask=cross_mask,
         ).last_hidden_state[:, :num_queries]
 
 
@@ -757,8 +791,12 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
             attention_mask = torch.ones_like(input_ids)
         return self.contrastive_head.embed_text(self.qformer.encode_text(input_ids, attention_mask))
 
-    def get_condition_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def get_condition_tokens(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """`(B, T)` prompt ids and mask -> `(B, K, D')` condition tokens; padding on either side changes nothing."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
         # Padding moves to the right, where a causal model cannot see it, whatever its positions are made of.
         order = attention_mask.argsort(dim=-1, descending=True, stable=True)
         input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)

@@ -1,0 +1,621 @@
+"""From AnnData and count matrices to gene tokens: genes matched by name, raw counts checked, values encoded.
+
+Remote code: imports the standard library, numpy, torch and transformers only, not even inside a function. AnnData,
+scipy and pandas objects are recognised by what they offer, never by their class.
+"""
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, FeatureExtractionMixin
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+PAD_TOKEN, CLS_TOKEN, EOC_TOKEN = "<pad>", "<cls>", "<eoc>"
+# Columns of `var` that may name a gene that `var_names` does not, in the order they are asked.
+NAME_COLUMNS = (
+    "ensembl_id",
+    "feature_id",
+    "gene_ids",
+    "gene_id",
+    "feature_name",
+    "gene_symbols",
+    "gene_symbol",
+    "symbol",
+)
+# What follows the stable part is a version (".12") or a copy of the same gene (".15_PAR_Y").
+ENSEMBL_ID = re.compile(r"(ENS[A-Z]*G\d{6,})(?:[._].*)?$")
+MOUSE_NAME = re.compile(r"ENSMUSG\d|[A-Z][a-z]+[0-9A-Za-z.-]*$")
+# Whole numbers that were stored as float32, or divided and multiplied again, are off by less.
+COUNT_TOLERANCE = 1e-3
+ROWS_PER_BLOCK = 8192
+
+
+def _examples(names: Iterable[Any], limit: int = 5) -> str:
+    names = list(names)
+    shown = ", ".join(repr(str(name)) for name in names[:limit]) or "none"
+    return f"{shown}, ..." if len(names) > limit else shown
+
+
+@dataclass
+class GeneMatchReport:
+    """
+    How the genes of a file were found in the gene vocabulary.
+
+    Args:
+        num_genes (`int`): Genes of the file, without features that `var["feature_types"]` says are no genes.
+        matched_by_symbol, matched_by_ensembl (`int`): Genes of the file found by each kind of name.
+        merged_duplicates (`int`): Matched genes that an earlier column of the file had matched: their counts are
+            summed.
+        unmatched (`list[str]`): Names of the genes that were not found.
+        num_vocab_genes (`int`): Genes of the vocabulary.
+    """
+
+    num_genes: int
+    matched_by_symbol: int
+    matched_by_ensembl: int
+    merged_duplicates: int
+    unmatched: list[str] = field(repr=False)
+    num_vocab_genes: int
+
+    @property
+    def matched(self) -> int:
+        """Genes of the file that were found."""
+        return self.matched_by_symbol + self.matched_by_ensembl
+
+    @property
+    def share(self) -> float:
+        """
+        Distinct genes found, as a share of the file's genes or of the vocabulary's, whichever are fewer: 30,000 genes
+        against a vocabulary of 765 reach 1 when they contain it, and so do 300 genes that are all in a vocabulary of
+        60,000.
+        """
+        distinct = self.matched - self.merged_duplicates
+        return distinct / max(1, min(self.num_genes, self.num_vocab_genes))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.matched} of {self.num_genes} genes matched a vocabulary of {self.num_vocab_genes} "
+            f"({self.matched_by_symbol} by symbol, {self.matched_by_ensembl} by Ensembl id, {self.merged_duplicates} "
+            f"duplicates summed): share {self.share:.1%}; unmatched: {_examples(self.unmatched)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedCounts:
+    """
+    Raw counts of C cells over the gene vocabulary, as a matrix in compressed sparse rows.
+
+    Args:
+        indptr (`np.ndarray` of shape `(C + 1,)`, int64): Cell `i` owns the entries `indptr[i]:indptr[i + 1]` of
+            `gene_ids` and `counts`.
+        gene_ids (`np.ndarray`, int64): Gene token ids, ascending within a cell.
+        counts (`np.ndarray`, float32): Counted molecules or reads: whole numbers, never zero.
+        panel (`np.ndarray` of shape `(M,)`, int64): Ids of the genes that were measured, ascending. A panel gene
+            without an entry was not seen in that cell; a gene outside the panel was not looked for.
+        report ([`GeneMatchReport`]): How the genes of the file were found.
+        cell_names (`list[str]`, *optional*): Names of the cells, where the input has them.
+    """
+
+    indptr: np.ndarray
+    gene_ids: np.ndarray
+    counts: np.ndarray
+    panel: np.ndarray
+    report: GeneMatchReport
+    cell_names: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Gene ids and counts of one cell."""
+        entries = slice(self.indptr[index], self.indptr[index + 1])
+        return self.gene_ids[entries], self.counts[entries]
+
+    def select(self, indices: Any) -> "AlignedCounts":
+        """The cells that `indices` (positions, a slice or a boolean mask) picks, in its order."""
+        cells = np.arange(len(self))[indices].reshape(-1)
+        lengths = np.diff(self.indptr)[cells]
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        entries = np.repeat(self.indptr[cells] - indptr[:-1], lengths) + np.arange(indptr[-1])
+        return replace(
+            self,
+            indptr=indptr,
+            gene_ids=self.gene_ids[entries],
+            counts=self.counts[entries],
+            cell_names=self.cell_names and [self.cell_names[cell] for cell in cells],
+        )
+
+    def restrict(self, panel_ids: np.ndarray) -> "AlignedCounts":
+        """The cells as if only `panel_ids` had been measured, which may leave some with nothing."""
+        panel = np.intersect1d(self.panel, panel_ids)
+        if not panel.size:
+            raise ValueError(
+                f"`panel_ids`: none of the {np.size(panel_ids)} ids is one of the {self.panel.size} measured genes. "
+                "Pass ids as in `panel`."
+            )
+        kept = np.isin(self.gene_ids, panel)
+        indptr = np.concatenate([[0], np.cumsum(kept)])[self.indptr]
+        gene_ids, counts = self.gene_ids[kept], self.counts[kept]
+        return replace(self, indptr=indptr, gene_ids=gene_ids, counts=counts, panel=panel)
+
+
+@dataclass
+class _CountTable:
+    """Cells x features as they came, with one or several names for each feature."""
+
+    matrix: Any
+    shape: tuple[int, ...]
+    # The first list names the features, the others fill its gaps. None is a feature but no gene.
+    names: list[list[Any]]
+    cell_names: list[str] | None = None
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Rows, columns and values of the stored entries; a sparse matrix is never made dense."""
+        matrix = self.matrix
+        if isinstance(matrix, list):  # one {gene: count} for each cell
+            column = {name: i for i, name in enumerate(self.names[0])}
+            rows = np.repeat(np.arange(len(matrix)), [len(cell) for cell in matrix])
+            columns = np.array([column[name] for cell in matrix for name in cell], dtype=np.int64)
+            yield rows, columns, np.array([count for cell in matrix for count in cell.values()])
+            return
+        if isinstance(matrix, torch.Tensor):
+            matrix = matrix.detach().cpu()
+            matrix = matrix.double() if matrix.is_floating_point() else matrix  # no numpy bfloat16
+            if matrix.layout != torch.strided:
+                matrix = matrix.to_sparse_coo().coalesce()
+                yield *matrix.indices().numpy(), matrix.values().numpy()
+                return
+        if hasattr(matrix, "to_memory"):  # sparse matrix of an AnnData that is backed by a file
+            matrix = matrix.to_memory()
+        csr = matrix.tocsr() if hasattr(matrix, "tocsr") else None
+        for start in range(0, self.shape[0], ROWS_PER_BLOCK):
+            stop = min(start + ROWS_PER_BLOCK, self.shape[0])
+            if csr is None:
+                block = np.asarray(matrix[start:stop])
+                rows, columns = np.nonzero(block)
+                yield rows + start, columns, block[rows, columns]
+            else:
+                indptr = csr.indptr[start : stop + 1]
+                entries = slice(indptr[0], indptr[-1])
+                rows = np.repeat(np.arange(start, stop), np.diff(indptr))
+                yield rows, csr.indices[entries], csr.data[entries]
+
+
+def _read_anndata(adata: Any, gene_names: Sequence[str] | None, layer: str | None) -> _CountTable:
+    matrix = adata.X if layer is None else adata.layers.get(layer)
+    if matrix is None:
+        raise ValueError(
+            f"`layer`: the AnnData has no {'X' if layer is None else f'layer {layer!r}'}. Layers available: "
+            f"{_examples(adata.layers, 20)}."
+        )
+    names = [list(adata.var_names if gene_names is None else gene_names)]
+    names += [list(adata.var[column]) for column in NAME_COLUMNS if column in adata.var.columns]
+    if "feature_types" in adata.var.columns and len(names[0]) == adata.shape[1]:
+        # CITE-seq: the surface protein called CD4 is not the gene CD4.
+        gene = [kind == "Gene Expression" for kind in adata.var["feature_types"]]
+        if any(gene):
+            names = [[n if g else None for n, g in zip(x, gene, strict=True)] for x in names]
+    return _CountTable(matrix, tuple(adata.shape), names, [str(name) for name in adata.obs_names])
+
+
+def _read_matrix(matrix: Any, gene_names: Sequence[str] | None) -> _CountTable:
+    cell_names = None
+    if hasattr(matrix, "to_numpy") and hasattr(matrix, "columns"):  # pandas
+        gene_names = matrix.columns if gene_names is None else gene_names
+        cell_names, matrix = [str(name) for name in matrix.index], matrix.to_numpy()
+    if len(matrix.shape) != 2:
+        raise ValueError(
+            f"`cells` must have two dimensions, cells x genes; found shape {tuple(matrix.shape)}. Pass one cell as "
+            "`cells.reshape(1, -1)`."
+        )
+    if gene_names is None or isinstance(gene_names, str):
+        raise ValueError(
+            f"`gene_names` must be the {matrix.shape[1]} gene names of a matrix in column order, for genes are "
+            f"matched by name and never by position; found {gene_names!r}. Pass a list."
+        )
+    return _CountTable(matrix, tuple(matrix.shape), [list(gene_names)], cell_names)
+
+
+def _read_cells(cells: Any, gene_names: Sequence[str] | None, layer: str | None) -> _CountTable:
+    dicts = [cells] if isinstance(cells, Mapping) else cells
+    if hasattr(cells, "obs") and hasattr(cells, "var_names"):
+        table = _read_anndata(cells, gene_names, layer)
+    elif layer is not None:
+        raise ValueError(f"`layer`={layer!r} needs an AnnData; found {type(cells).__name__}.")
+    elif isinstance(dicts, list) and all(isinstance(cell, Mapping) for cell in dicts):
+        if gene_names is not None:
+            raise ValueError("`gene_names`: cells given as {gene: count} name their genes. Drop it.")
+        names = list(dict.fromkeys(name for cell in dicts for name in cell))
+        table = _CountTable(dicts, (len(dicts), len(names)), [names])
+    elif hasattr(cells, "shape"):
+        table = _read_matrix(cells, gene_names)
+    else:
+        raise ValueError(
+            "`cells` must be an AnnData, a matrix with `gene_names`, a DataFrame, or one or a list of "
+            f"{{gene: count}} dicts; found {type(cells).__name__}. Read files with anndata first."
+        )
+    num_cells, num_genes = table.shape
+    if not num_cells or not num_genes:
+        raise ValueError(f"`cells` is empty: {num_cells} cells x {num_genes} genes. Pass at least one of each.")
+    if len(table.names[0]) != num_genes:
+        raise ValueError(
+            f"`gene_names` has {len(table.names[0])} names, but `cells` is {num_cells} cells x {num_genes} genes. "
+            "Pass one name for each column, or the transpose of genes x cells."
+        )
+    return table
+
+
+def _check_counts(values: np.ndarray) -> np.ndarray:
+    """The values as float64 whole numbers; anything but raw counts is an error."""
+    cure = (
+        'Pass raw counts: `layer="counts"` or `adata.raw.to_adata()` where the file keeps them, or '
+        "recover them from log-normalised values with `scmmgpt.data.recover_counts`."
+    )
+    if values.dtype.kind == "b":
+        raise ValueError(
+            "`cells` holds booleans: whether a gene was seen, not how often. Pass raw counts, or `cells.astype(int)` "
+            "if each gene was counted once."
+        )
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"`cells` must hold numbers; found dtype {values.dtype}. {cure}")
+    values = values.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        fractional = np.abs(values - np.rint(values)) > COUNT_TOLERANCE
+    for problem, found in (
+        ("NaN", np.isnan(values)),
+        ("infinite values", np.isinf(values)),
+        ("negative values (scaled or batch-corrected?)", values < 0),
+        ("values that are not whole numbers (normalised?)", fractional),
+    ):
+        if found.any():
+            raise ValueError(
+                f"`cells` holds {problem}: {found.sum()} of {values.size} values of matched genes, the first is "
+                f"{values[found.argmax()]:g}. {cure}"
+            )
+    return np.rint(values)
+
+
+def _pad_rows(rows: Sequence[np.ndarray], value: float, dtype: type) -> np.ndarray:
+    padded = np.full((len(rows), max(map(len, rows))), value, dtype=dtype)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded
+
+
+class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
+    r"""
+    Turns cells into gene tokens and encoded expression, with genes matched by name.
+
+    The vocabulary is saved in `processor_config.json` (`preprocessor_config.json` when saved alone) as plain lists:
+    under 3 MB for 60,697 genes, a fraction of a tokenizer file, and no copy or download of a model can lose it.
+
+    Args:
+        vocab (`list[str]`): Gene tokens in id order. Tokens in angle brackets are special; `"<pad>"` and `"<cls>"` are
+            required.
+        ensembl_ids (`list[str]`, *optional*): Ensembl gene id of each token, `""` where there is none.
+        max_genes (`int`, *optional*, defaults to 1200): Most tokens of a cell, `<cls>` included.
+        value_encoding (`str`, *optional*, defaults to `"log1p"`): `"log1p"` of 10,000 * count / total over the panel,
+            or `"binned"`: scGPT's bins (Cui et al. 2024) with u = 1/2. Both see all expressed genes, before the choice
+            of `max_genes`.
+        num_bins (`int`, *optional*, defaults to 51): Bins of `"binned"`; expressed genes fall into 1 to `num_bins -
+            1`.
+        min_match_share (`float`, *optional*, defaults to 0.1): A smaller [`GeneMatchReport.share`] of matched genes is
+            an error.
+        pad_value (`float`, *optional*, defaults to -2.0): Value of `<cls>` and `<pad>` tokens.
+        mask_value (`float`, *optional*, defaults to -1.0): Value that replaces masked expression in training.
+    """
+
+    model_input_names = [
+        "cell_gene_ids",
+        "cell_values",
+        "cell_attention_mask",
+        "panel_gene_ids",
+        "cell_panel_index",
+    ]
+
+    def __init__(
+        self,
+        vocab: list[str] | None = None,
+        ensembl_ids: list[str] | None = None,
+        max_genes: int = 1200,
+        value_encoding: str = "log1p",
+        num_bins: int = 51,
+        min_match_share: float = 0.1,
+        pad_value: float = -2.0,
+        mask_value: float = -1.0,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.vocab = vocab
+        self.ensembl_ids = ensembl_ids
+        self.max_genes = max_genes
+        self.value_encoding = value_encoding
+        self.num_bins = num_bins
+        self.min_match_share = min_match_share
+        self.pad_value = pad_value
+        self.mask_value = mask_value
+        self._check_settings()
+        self._index_vocab()
+
+    @classmethod
+    def from_genes(
+        cls, symbols: Sequence[str], ensembl_ids: Sequence[str] | None = None, **kwargs
+    ) -> "ScMMGPTFeatureExtractor":
+        """A vocabulary of `symbols` in the given order, then `<pad>`, `<cls>` and `<eoc>`."""
+        ensembl_ids = None if ensembl_ids is None else [*ensembl_ids, "", "", ""]
+        return cls([*symbols, PAD_TOKEN, CLS_TOKEN, EOC_TOKEN], ensembl_ids, **kwargs)
+
+    def _check_settings(self) -> None:
+        if not self.vocab or not all(isinstance(token, str) for token in self.vocab):
+            raise ValueError(
+                "`vocab` must be a list of gene tokens (strings); it is missing, empty or holds others. If it comes "
+                "from a folder, the processor_config.json there is incomplete: save the processor again."
+            )
+        repeats = len(self.vocab) - len(set(self.vocab))
+        missing = [token for token in (PAD_TOKEN, CLS_TOKEN) if token not in self.vocab]
+        if repeats or missing:
+            raise ValueError(
+                f"`vocab` repeats {repeats} of its {len(self.vocab)} tokens and lacks the special tokens {missing}. "
+                "Pass each token once, or genes only to `from_genes`."
+            )
+        names = self.ensembl_ids if self.ensembl_ids is not None else self.vocab
+        if len(names) != len(self.vocab) or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"`ensembl_ids` must hold one string for each of the {len(self.vocab)} tokens, '' where there is no "
+                f"id; found {len(names)} values."
+            )
+        if self.value_encoding not in ("log1p", "binned"):
+            raise ValueError(f"`value_encoding`={self.value_encoding!r} must be 'log1p' or 'binned'.")
+        for name, least in (("max_genes", 2), ("num_bins", 3), ("min_match_share", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}`={getattr(self, name)} must be at least {least}.")
+
+    def _index_vocab(self) -> None:
+        special = [token.startswith("<") and token.endswith(">") for token in self.vocab]
+        self._gene_token_ids = np.flatnonzero(~np.array(special))
+        self._pad_token_id, self._cls_token_id = map(self.vocab.index, (PAD_TOKEN, CLS_TOKEN))
+        self._symbols = {self.vocab[i]: i for i in self._gene_token_ids.tolist()}
+        self._folded: dict[str, int] = {}
+        self._ensembl: dict[str, int] = {}
+        for symbol, i in self._symbols.items():
+            folded = symbol.strip().upper()
+            # Two genes that differ by case only are found by their exact symbol only.
+            self._folded[folded] = -1 if folded in self._folded else i
+            for name in (folded, self.ensembl_ids[i].strip().upper() if self.ensembl_ids else ""):
+                if match := ENSEMBL_ID.match(name):
+                    self._ensembl.setdefault(match[1], i)  # synonyms: the first stands for the gene
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id of the padding token."""
+        return self._pad_token_id
+
+    @property
+    def cls_token_id(self) -> int:
+        """Id of the token that opens every cell."""
+        return self._cls_token_id
+
+    @property
+    def gene_token_ids(self) -> np.ndarray:
+        """Ids of the tokens that are genes, ascending, int64."""
+        return self._gene_token_ids
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings and vocabulary, without the look-up tables that are made from them."""
+        saved = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return copy.deepcopy(saved) | {"feature_extractor_type": type(self).__name__}
+
+    def __repr__(self) -> str:
+        names = ("max_genes", "value_encoding", "num_bins", "min_match_share")
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({len(self._symbols)} genes, {settings})"
+
+    def gene_ids(self, names: Iterable[str]) -> np.ndarray:
+        """
+        Gene token ids of names, int64, -1 where a name is unknown.
+
+        A name is looked up as the exact symbol, then without regard to case (unless two genes differ by case only),
+        then as an Ensembl id without its version.
+        """
+        return np.array([self._find_gene(name)[0] for name in names], dtype=np.int64)
+
+    def _find_gene(self, name: Any) -> tuple[int, str]:
+        """Id of a gene and how it was found; what is not a string (NaN, a position) never is."""
+        if not isinstance(name, str):
+            return -1, ""
+        if name in self._symbols:
+            return self._symbols[name], "symbol"
+        folded = name.strip().upper()
+        if self._folded.get(folded, -1) >= 0:
+            return self._folded[folded], "case"
+        match = ENSEMBL_ID.match(folded)
+        if match and match[1] in self._ensembl:
+            return self._ensembl[match[1]], "ensembl"
+        return -1, ""
+
+    def _match_genes(self, names: list[list[Any]]) -> tuple[np.ndarray, GeneMatchReport]:
+        """Vocabulary id of each feature of a file, -1 where there is none."""
+        found = [self._find_gene(name) for name in names[0]]
+        for others in names[1:]:
+            pairs = zip(found, others, strict=True)
+            found = [old if old[1] else self._find_gene(name) for old, name in pairs]
+        ids = np.array([gene for gene, _ in found], dtype=np.int64)
+        how = [kind for _, kind in found]
+        named = [(str(name), kind) for name, kind in zip(names[0], how, strict=True) if name is not None]
+        report = GeneMatchReport(
+            num_genes=len(named),
+            matched_by_symbol=how.count("symbol") + how.count("case"),
+            matched_by_ensembl=how.count("ensembl"),
+            merged_duplicates=int((ids >= 0).sum() - np.unique(ids[ids >= 0]).size),
+            unmatched=[name for name, kind in named if not kind],
+            num_vocab_genes=self._gene_token_ids.size,
+        )
+        # Cd3d would be found as CD3D; but orthology pairs the genes of two species, not spelling.
+        mouse = [name for name, kind in named if kind in ("", "case") and MOUSE_NAME.match(name)]
+        is_mouse = 2 * len(mouse) > report.num_genes
+        if is_mouse or not report.matched or report.share < self.min_match_share:
+            raise ValueError(self._explain_mismatch(report, mouse if is_mouse else []))
+        logger.info(str(report))
+        return ids, report
+
+    def _explain_mismatch(self, report: GeneMatchReport, mouse: list[str]) -> str:
+        examples = _examples(self.vocab[i] for i in self._gene_token_ids[:6])
+        text = f"`cells`: {report}; the vocabulary holds: {examples}. "
+        if mouse:
+            return text + (
+                f"{len(mouse)} names look like mouse genes (Title case or ENSMUSG): {_examples(mouse)}. Map them to "
+                "the orthologs of the vocabulary's species first."
+            )
+        if not self._ensembl and any(ENSEMBL_ID.match(name.upper()) for name in report.unmatched):
+            text += "This vocabulary was built without Ensembl ids: pass gene symbols. "
+        return text + (
+            f"A share of {self.min_match_share:.1%} is needed. Pass gene symbols or Ensembl ids of the vocabulary's "
+            f"species as `gene_names`, `adata.var_names` or one of its var columns {', '.join(NAME_COLUMNS)}; or "
+            "lower `min_match_share` if so few genes are meant."
+        )
+
+    def align(self, cells: Any, gene_names: Sequence[str] | None = None, layer: str | None = None) -> AlignedCounts:
+        """
+        Reads raw counts and sorts them by the gene vocabulary.
+
+        Columns that name the same gene are summed. Only the values of matched genes are used, and checked: whole
+        numbers up to 0.001, rounded. Booleans are refused, for they are not counts.
+
+        Args:
+            cells (`Any`): `AnnData` (in memory, backed or a view), a cells x genes matrix (numpy, scipy.sparse,
+                torch), a `pandas.DataFrame` with genes as columns, one or a list of `{gene: count}` dicts whose panel
+                is all genes they name, or [`AlignedCounts`], which pass through.
+            gene_names (`Sequence[str]`, *optional*): Gene symbols or Ensembl ids of the columns, required for a bare
+                matrix. Those of an `AnnData` are its `var_names`; where they fail, columns of `var` such as
+                `ensembl_id` and `feature_name` are asked gene by gene.
+            layer (`str`, *optional*): Layer of the `AnnData` with the raw counts, if they are not in `X`.
+
+        Raises:
+            `ValueError`: when too few genes match, the values are not raw counts, or a cell has no counts of matched
+            genes.
+        """
+        if hasattr(cells, "panel") and hasattr(cells, "indptr"):
+            if gene_names is not None or layer is not None or cells.panel[-1] >= len(self.vocab):
+                raise ValueError(
+                    "`cells` is aligned already: drop `gene_names` and `layer`. Its largest gene id is "
+                    f"{cells.panel[-1]}, the vocabulary has {len(self.vocab)} tokens."
+                )
+            return cells
+        table = _read_cells(cells, gene_names, layer)
+        ids, report = self._match_genes(table.names)
+        entries = []
+        for rows, columns, values in table.blocks():
+            known = ids[columns] >= 0
+            entries.append((rows[known], ids[columns[known]], _check_counts(values[known])))
+        rows, gene_ids, values = map(np.concatenate, zip(*entries, strict=True))
+
+        keys, place = np.unique(rows * len(self.vocab) + gene_ids, return_inverse=True)
+        counts = np.bincount(place, weights=values, minlength=keys.size)
+        rows, gene_ids = np.divmod(keys[counts > 0], len(self.vocab))
+        lengths = np.bincount(rows, minlength=table.shape[0])
+        self._check_empty_cells(np.flatnonzero(lengths == 0), table, report)
+        return AlignedCounts(
+            indptr=np.concatenate([[0], np.cumsum(lengths)]),
+            gene_ids=gene_ids,
+            counts=counts[counts > 0].astype(np.float32),
+            panel=np.unique(ids[ids >= 0]),
+            report=report,
+            cell_names=table.cell_names,
+        )
+
+    def _check_empty_cells(self, empty: np.ndarray, table: _CountTable, report: GeneMatchReport) -> None:
+        if empty.size:
+            names = table.cell_names or [f"cell {i}" for i in range(table.shape[0])]
+            raise ValueError(
+                f"`cells`: {empty.size} of {table.shape[0]} cells have no counts in the {report.matched} matched "
+                f"genes: {_examples(names[i] for i in empty)}. Filter them out: keep cells whose counts over the "
+                "columns where `feature_extractor.gene_ids(adata.var_names) >= 0` have a sum above 0."
+            )
+
+    def _encode_values(self, counts: np.ndarray) -> np.ndarray:
+        counts = counts.astype(np.float64)
+        if self.value_encoding == "log1p" or not counts.size:
+            return np.log1p(1e4 * counts / counts.sum())
+        edges = np.quantile(counts, np.linspace(0, 1, self.num_bins - 1))
+        left, right = np.digitize(counts, edges), np.digitize(counts, edges, right=True)
+        # scGPT draws u ~ U(0, 1) to spread ties over their bins; 1/2 gives a cell one answer.
+        return np.ceil(0.5 * (left - right) + right)
+
+    def encode(self, gene_ids: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Tokens of one cell: `<cls>`, then its expressed genes by ascending id.
+
+        Of more than `max_genes - 1` genes those with the most counts are kept, the smaller id first among equals: the
+        same cell has the same tokens in any gene order and any batch.
+
+        Args:
+            gene_ids (`np.ndarray` of shape `(N,)`, int64): Gene token ids.
+            counts (`np.ndarray` of shape `(N,)`): Raw counts; genes without any get no token.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: token ids (int64) and values (float32) of shape `(G,)`.
+        """
+        gene_ids, counts = gene_ids[counts > 0], counts[counts > 0]
+        values = self._encode_values(counts)
+        chosen = np.lexsort((gene_ids, -counts))[: self.max_genes - 1]
+        chosen = chosen[np.argsort(gene_ids[chosen])]
+        return (
+            np.concatenate([[self.cls_token_id], gene_ids[chosen]]).astype(np.int64),
+            np.concatenate([[self.pad_value], values[chosen]]).astype(np.float32),
+        )
+
+    def pad(self, cells: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Tokens of C cells as `cell_gene_ids`, `cell_values`, `cell_attention_mask` `(C, G)`."""
+        if not len(cells):
+            raise ValueError("`cells` is empty: 0 cells. Pass at least one.")
+        ids, values = zip(*cells, strict=True)
+        return {
+            "cell_gene_ids": _pad_rows(ids, self.pad_token_id, np.int64),
+            "cell_values": _pad_rows(values, self.pad_value, np.float32),
+            "cell_attention_mask": _pad_rows([np.ones_like(row) for row in ids], 0, np.int64),
+        }
+
+    def __call__(
+        self,
+        cells: Any,
+        gene_names: Sequence[str] | None = None,
+        layer: str | None = None,
+        return_targets: bool = False,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """
+        Model inputs of C cells.
+
+        Args:
+            cells, gene_names, layer: As in [`~ScMMGPTFeatureExtractor.align`].
+            return_targets (`bool`, *optional*, defaults to `False`): Adds `target_gene_ids` and `target_counts` of
+                shape `(C, N)`: all expressed genes and their raw counts, beyond `max_genes` too.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` for torch tensors, `"np"` for numpy arrays.
+
+        Returns:
+            [`BatchFeature`]: `cell_gene_ids`, `cell_values`, `cell_attention_mask` of shape `(C, G)`, padded on the
+            right; `panel_gene_ids` of shape `(1, M)`, the genes measured, and `cell_panel_index` of shape `(C,)`, the
+            row of it that belongs to each cell.
+        """
+        if return_tensors not in ("pt", "np", None):
+            raise ValueError(f"`return_tensors`={return_tensors!r} must be 'pt' or 'np'.")
+        aligned = self.align(cells, gene_names, layer)
+        rows = [aligned.row(i) for i in range(len(aligned))]
+        data = self.pad([self.encode(*row) for row in rows])
+        data["panel_gene_ids"] = aligned.panel[None, :]
+        data["cell_panel_index"] = np.zeros(len(rows), dtype=np.int64)
+        if return_targets:
+            ids, counts = zip(*rows, strict=True)
+            data["target_gene_ids"] = _pad_rows(ids, self.pad_token_id, np.int64)
+            data["target_counts"] = _pad_rows(counts, 0, np.float32)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+
+__all__ = ["AlignedCounts", "GeneMatchReport", "ScMMGPTFeatureExtractor"]
