@@ -1,0 +1,28 @@
+"""Cells, ontology terms and texts, and what turns them into training batches. Needs the extra `scmmgpt[data]`."""
+
+from .captions import CaptionWriter, named_genes, prompts
+from .dataset import CellTextCorpus, CellTextDataset, ScMMGPTDataCollator, read_facts
+from .facts import CellFacts
+from .h5ad import demo_cells, read_cells, recover_counts
+from .ontology import Ontology
+from .splits import SplitManifest, assert_no_leakage, split_cells
+from .tokenizer import train_tokenizer
+
+__all__ = [
+    "CaptionWriter",
+    "CellFacts",
+    "CellTextCorpus",
+    "CellTextDataset",
+    "Ontology",
+    "ScMMGPTDataCollator",
+    "SplitManifest",
+    "assert_no_leakage",
+    "demo_cells",
+    "named_genes",
+    "prompts",
+    "read_cells",
+    "read_facts",
+    "recover_counts",
+    "split_cells",
+    "train_tokenizer",
+]

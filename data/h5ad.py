@@ -1,0 +1,155 @@
+"""Cells from `.h5ad` files, and raw counts from log-normalised ones.
+
+Must not import torch or transformers: what leaves here is an `AnnData` with counts in `X`.
+"""
+
+from os import PathLike
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import scipy.sparse as sp
+
+from .ontology import Ontology
+
+# Values kept with three decimals or in float16 are off by up to two parts in a thousand.
+_RELATIVE_TOLERANCE = 5e-3
+# Below this count the tolerance is far from one half, so the nearest integer is certain.
+_CERTAIN_COUNT = 50
+
+
+def read_cells(path: str | PathLike) -> anndata.AnnData:
+    """
+    Reads an `.h5ad` file.
+
+    Args:
+        path (`str` or `PathLike`): The file.
+
+    Returns:
+        `AnnData`: Everything in the file, in memory.
+
+    Raises:
+        ValueError: The file is missing, is no HDF5 file, or holds no AnnData.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise ValueError(f"`path` is '{path}', where there is {found}; pass the path of an .h5ad file.")
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"`path` is '{path}', which is not an HDF5 file; write your cells with `adata.write_h5ad`.")
+    with h5py.File(path) as file:
+        groups = sorted(file)
+    if not {"obs", "var"} <= set(groups):
+        raise ValueError(
+            f"`path` is '{path}', an HDF5 file of {groups} without `obs` and `var`; convert it to AnnData first "
+            "(`scanpy.read_10x_h5` reads the files of Cell Ranger)."
+        )
+    return anndata.read_h5ad(path)
+
+
+def recover_counts(adata: anndata.AnnData) -> anndata.AnnData:
+    """
+    Raw counts of cells that were scaled to a common total and then taken to log(1 + x).
+
+    A cell's smallest value above zero stands for one transcript, so `expm1(x)` over its smallest is the count.
+    Counts are left as they are. Scaled data (negative values) are taken from `adata.raw`.
+
+    Args:
+        adata (`AnnData`): Cells with counts or log-normalised values in `X`, or scaled ones in `X` and either of the
+            two in `raw`.
+
+    Returns:
+        `AnnData`: The same cells with float32 counts (CSR) in `X`, the genes of the matrix used, and `obs`.
+
+    Raises:
+        ValueError: The values are no counts, do not come from counts, or are not finite.
+    """
+    source = adata
+    matrix = _as_csr(adata.X)
+    if matrix.nnz and matrix.data.min() < 0:
+        if adata.raw is None:
+            raise ValueError(
+                f"`adata.X` holds negative values (least {matrix.data.min():.4g}) and `adata.raw` is empty; pass raw "
+                "counts, or log-normalised values before scaling."
+            )
+        source = adata.raw
+        matrix = _as_csr(source.X)
+    if not np.isfinite(matrix.data).all():
+        raise ValueError("`adata` holds NaN or infinite values; remove or fill them before training.")
+    if matrix.nnz and matrix.data.min() < 0:
+        raise ValueError(
+            f"`adata.raw` holds negative values (least {matrix.data.min():.4g}); pass raw or log-normalised counts."
+        )
+    if not np.array_equal(matrix.data, np.rint(matrix.data)):
+        matrix.data = _unlog(matrix, adata.obs_names.to_numpy())
+    counts = matrix.astype(np.float32)
+    return anndata.AnnData(X=counts, obs=adata.obs.copy(), var=source.var.copy())
+
+
+def demo_cells() -> anndata.AnnData:
+    """
+    The 700 blood cells that come with scanpy, as counts, with what is known of them in `obs`.
+
+    They are of the 68,579 fresh peripheral blood mononuclear cells of healthy donor A in Zheng et al. 2017
+    (https://doi.org/10.1038/ncomms14049), captured with the first version of the 10x chemistry (their barcodes have
+    its 14 bases); 765 variable genes.
+
+    Returns:
+        `AnnData`: Counts, with `cell_type` (the authors' label), `cell_type_ontology_term_id`, `tissue`, `disease`,
+        `assay`, `organism` and `donor_id`.
+    """
+    import scanpy  # seconds to import, and only the demonstration needs it
+
+    cells = recover_counts(scanpy.datasets.pbmc68k_reduced())
+    ontology = Ontology()
+    labels = cells.obs["bulk_labels"].astype(str)
+    cells.obs["cell_type"] = labels
+    cells.obs["cell_type_ontology_term_id"] = labels.map({x: ontology.resolve(x) for x in labels.unique()})
+    cells.obs["tissue"] = "blood"
+    cells.obs["disease"] = "normal"
+    cells.obs["assay"] = "10x 3' v1"
+    cells.obs["organism"] = "Homo sapiens"
+    cells.obs["donor_id"] = "zheng2017_donor_A"
+    return cells
+
+
+def _as_csr(matrix: object) -> sp.csr_matrix:
+    """Returns a float64 copy in CSR form without stored zeros."""
+    if matrix is None:
+        raise ValueError("`adata.X` is empty; pass cells with an expression matrix in `X`.")
+    if hasattr(matrix, "to_memory"):
+        matrix = matrix.to_memory()
+    csr = sp.csr_matrix(matrix, dtype=np.float64, copy=True)
+    csr.eliminate_zeros()
+    return csr
+
+
+def _unlog(matrix: sp.csr_matrix, cell_names: np.ndarray) -> np.ndarray:
+    """
+    Turns the stored values of log-normalised cells into counts.
+
+    The smallest value gives the scale to within its own rounding error; all certain counts of the cell together then
+    give it more exactly, which large counts need.
+    """
+    cell_of_value = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        expression = np.expm1(matrix.data)
+        smallest = np.full(matrix.shape[0], np.inf)
+        np.minimum.at(smallest, cell_of_value, expression)
+        ratio = expression / smallest[cell_of_value]
+        certain = ratio < _CERTAIN_COUNT
+        cells = cell_of_value[certain]
+        total = np.bincount(cells, expression[certain], minlength=matrix.shape[0])
+        total_counts = np.bincount(cells, np.rint(ratio[certain]), minlength=matrix.shape[0])
+        ratio = expression / (total / total_counts)[cell_of_value]
+        counts = np.rint(ratio)
+        deviation = np.nan_to_num(np.abs(ratio - counts) / np.maximum(counts, 1.0), nan=np.inf)
+    worst = int(deviation.argmax())
+    if deviation[worst] > _RELATIVE_TOLERANCE:
+        cell = cell_names[cell_of_value[worst]]
+        raise ValueError(
+            f"`adata` holds neither counts nor log-normalised counts: in the worst cell, {cell!r}, the value "
+            f"{matrix.data[worst]:.5g} would be {ratio[worst]:.3f} transcripts; pass raw counts, in `X` or in `raw.X`."
+        )
+    return counts
