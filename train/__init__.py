@@ -1,0 +1,1 @@
+"""Training: recipes, the trainer that weighs named losses, and the stages."""

@@ -1,0 +1,280 @@
+"""Pre-training from a recipe: `python -m scmmgpt.train.pretrain recipe.yaml`.
+
+Reads top to bottom: cells and facts, processor, model, then the stages one after another. A stage that has finished
+leaves a complete model repository, so that `--resume` goes on from the last one, and inside a stage from its last
+checkpoint.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..configuration_scmmgpt import ScMMGPTConfig
+from ..data import CaptionWriter, CellFacts, Ontology, demo_cells, read_cells, train_tokenizer
+from ..data.dataset import CellTextCorpus, CellTextDataset, ScMMGPTDataCollator, mean_profile, read_facts
+from ..modeling_scmmgpt import ScMMGPTForConditionalGeneration
+from ..processing_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor, ScMMGPTProcessor
+from .recipe import Recipe, StageRecipe, TextRecipe
+from .trainer import ModelCardCallback, ScMMGPTTrainer
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# Enough cells to know the mean and spread of 65 numbers to a percent.
+STATISTICS_CELLS = 20_000
+CAPTIONS_PER_FACTS = 20
+
+
+def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume: bool = False) -> Path:
+    """
+    Runs every stage of a recipe.
+
+    Args:
+        recipe (`Recipe`): what to do.
+        sources (`Sequence[AnnData]`, *optional*): the training cells, raw counts; read from `recipe.data.sources` when
+            absent.
+        resume (`bool`): go on with what `recipe.output_dir` holds, rather than refuse to overwrite it.
+
+    Returns:
+        `Path`: the folder of the final model, a complete model repository.
+
+    Raises:
+        ValueError: when the output folder holds a run already and `resume` is not set, or the cells are unusable.
+    """
+    output_dir = Path(recipe.output_dir)
+    if not resume and (output_dir / "stages").exists():
+        raise ValueError(
+            f"`output_dir`: {output_dir} holds a training run already. Pass --resume to go on with it, or choose "
+            "another folder."
+        )
+    if sources is None:
+        sources = [demo_cells() if source == "demo" else read_cells(source) for source in recipe.data.sources]
+    set_seed(recipe.seed)
+    ontology = Ontology()
+    writer = CaptionWriter(ontology)
+    facts = [read_facts(source.obs, ontology, recipe.data.label_key) for source in sources]
+    processor = build_processor(recipe, sources, facts, writer)
+    cells = [processor.feature_extractor.align(source) for source in sources]
+    profile = mean_profile(cells, len(processor.feature_extractor.vocab))
+    model = build_model(recipe, processor, profile, mean_value(processor.feature_extractor, cells))
+    dataset = CellTextCorpus(
+        [CellTextDataset(aligned, fact, recipe.seed) for aligned, fact in zip(cells, facts, strict=True)]
+    )
+    card = training_card(recipe)
+    for place, stage in enumerate(recipe.stages):
+        stage_dir = output_dir / "stages" / f"{place}-{stage.name}"
+        if (stage_dir / "model").exists():
+            model = ScMMGPTForConditionalGeneration.from_pretrained(stage_dir / "model")
+            continue
+        set_seed(recipe.seed + place)
+        collator = ScMMGPTDataCollator(processor, writer, profile, losses=tuple(stage.losses), **stage.collator)
+        if "flow" in stage.losses:
+            set_flow_statistics(model, dataset, collator)
+        run_stage(stage, model, processor, dataset, collator, stage_dir, recipe.seed, card)
+        save_repository(model, processor, stage_dir / "model", card)
+    save_repository(model, processor, output_dir / "model", card)
+    return output_dir / "model"
+
+
+def mean_value(extractor: ScMMGPTFeatureExtractor, sources: Sequence[AlignedCounts]) -> float:
+    """Mean encoded expression of a gene token, over up to 100 evenly spaced cells of each source."""
+    values = [
+        extractor.encode(*source.row(place))[1][1:]
+        for source in sources
+        for place in range(0, len(source), max(1, len(source) // 100))
+    ]
+    return float(np.concatenate(values).mean())
+
+
+def build_processor(
+    recipe: Recipe, sources: "Sequence[AnnData]", facts: Sequence[Sequence[CellFacts]], writer: CaptionWriter
+) -> ScMMGPTProcessor:
+    """The gene vocabulary of the sources and the tokenizer of the text model, in one processor."""
+    ensembl_ids: dict[str, str] = {}
+    for source in sources:
+        known = source.var["ensembl_id"] if "ensembl_id" in source.var else [""] * source.n_vars
+        for symbol, ensembl_id in zip(source.var_names, known, strict=True):
+            ensembl_ids[symbol] = ensembl_ids.get(symbol) or str(ensembl_id)
+    extractor = ScMMGPTFeatureExtractor.from_genes(
+        list(ensembl_ids),
+        ensembl_ids=list(ensembl_ids.values()),
+        max_genes=recipe.data.max_genes,
+        value_encoding=recipe.data.value_encoding,
+    )
+    tokenizer = build_tokenizer(recipe.text, facts, list(ensembl_ids), writer, recipe.seed)
+    num_cell_tokens = recipe.model.get("num_cell_tokens", ScMMGPTConfig.num_cell_tokens)
+    return ScMMGPTProcessor(extractor, tokenizer, num_cell_tokens=num_cell_tokens)
+
+
+def build_tokenizer(
+    recipe: TextRecipe,
+    facts: Sequence[Sequence[CellFacts]],
+    symbols: Sequence[str],
+    writer: CaptionWriter,
+    seed: int,
+) -> PreTrainedTokenizerBase:
+    """The pretrained model's tokenizer with a `<cell>` token, or one trained on captions and the Cell Ontology."""
+    if recipe.pretrained is not None:
+        tokenizer = AutoTokenizer.from_pretrained(recipe.pretrained)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<cell>"]}, replace_extra_special_tokens=False)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+    rng = np.random.default_rng(seed)
+    texts = list(writer.ontology.definitions("CL"))
+    for fact in sorted({fact for source in facts for fact in source}, key=repr):
+        for _ in range(CAPTIONS_PER_FACTS):
+            genes = rng.choice(symbols, size=min(5, len(symbols)), replace=False)
+            texts += [writer.condition(fact, rng), writer.describe(fact, rng, top_genes=list(genes))]
+    return train_tokenizer(texts, vocab_size=recipe.vocab_size)
+
+
+def build_model(
+    recipe: Recipe, processor: ScMMGPTProcessor, profile: np.ndarray, typical_value: float
+) -> ScMMGPTForConditionalGeneration:
+    """
+    The model of a recipe with its vocabularies filled in. The heads start from what is typical, so that training
+    spends no time on learning it.
+
+    Args:
+        recipe (`Recipe`): sizes, and the text model.
+        processor (`ScMMGPTProcessor`): vocabularies.
+        profile (`np.ndarray` of shape `(V,)`): typical transcriptome; see [`mean_profile`].
+        typical_value (`float`): mean encoded expression of a token.
+    """
+    extractor, tokenizer = processor.feature_extractor, processor.tokenizer
+    text_model, text_config = None, {"model_type": "llama"} | recipe.text.config
+    if recipe.text.pretrained is not None:
+        text_model = AutoModelForCausalLM.from_pretrained(recipe.text.pretrained)
+        text_model.resize_token_embeddings(max(len(tokenizer), text_model.config.vocab_size))
+        text_config = text_model.config
+    else:
+        special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        text_config = text_config | special | {"vocab_size": len(tokenizer)}
+    cell_config = recipe.model.get("cell_config", {}) | {
+        "vocab_size": len(extractor.vocab),
+        "pad_token_id": extractor.pad_token_id,
+        "cls_token_id": extractor.cls_token_id,
+    }
+    config = ScMMGPTConfig(
+        **recipe.model | {"cell_config": cell_config},
+        text_config=text_config,
+        cell_token_id=processor.cell_token_id,
+    )
+    model = ScMMGPTForConditionalGeneration(config)
+    if text_model is not None:
+        model.language_model.load_state_dict(text_model.state_dict())
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(model.generation_config, name, getattr(tokenizer, name))
+    shares = torch.tensor(profile, dtype=torch.float32)
+    model.cell_model.gene_profile.copy_(shares)
+    with torch.no_grad():
+        model.expression_head.gene_bias.copy_(shares.clamp(min=1e-12).log())
+        model.value_head.fc3.bias.fill_(typical_value)
+    return model
+
+
+@torch.no_grad()
+def set_flow_statistics(
+    model: ScMMGPTForConditionalGeneration, dataset: CellTextCorpus, collator: ScMMGPTDataCollator
+) -> None:
+    """Mean and spread of what the flow will draw, from evenly spaced training cells with their whole panels."""
+    step = max(1, len(dataset) // STATISTICS_CELLS)
+    plain = ScMMGPTDataCollator(
+        collator.processor, collator.writer, collator.profile, losses=("cell_reconstruction",), panel_dropout=0.0
+    )
+    subset = torch.utils.data.Subset(dataset, range(0, len(dataset), step))
+    training = model.training
+    model.eval()
+    targets = []
+    for batch in tqdm(DataLoader(subset, batch_size=64, collate_fn=plain), desc="flow statistics", leave=False):
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        latents = model(**batch).cell_latents
+        panel_mask = model.panel_mask(batch["panel_gene_ids"], batch["cell_panel_index"])
+        targets.append(model.flow_target(latents, batch["target_counts"], panel_mask))
+    model.train(training)
+    targets = torch.cat(targets).double()
+    model.cell_generator.target_mean.copy_(targets.mean(0))
+    model.cell_generator.target_std.copy_(targets.std(0).clamp(min=1e-3))
+
+
+def run_stage(
+    stage: StageRecipe,
+    model: ScMMGPTForConditionalGeneration,
+    processor: ScMMGPTProcessor,
+    dataset: CellTextCorpus,
+    collator: ScMMGPTDataCollator,
+    stage_dir: Path,
+    seed: int,
+    card: str,
+) -> None:
+    """Trains one stage in place, from its last checkpoint if there is one, and writes its loss curve."""
+    options = {"save_strategy": "no", "logging_steps": 10, "report_to": [], "seed": seed} | stage.arguments
+    arguments = TrainingArguments(
+        output_dir=str(stage_dir),
+        remove_unused_columns=False,
+        prediction_loss_only=True,
+        label_names=[],
+        **options,
+    )
+    trainer = ScMMGPTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collator,
+        processing_class=processor,
+        loss_weights=stage.losses,
+        modules=stage.modules,
+        callbacks=[ModelCardCallback(card)],
+    )
+    checkpoint = get_last_checkpoint(str(stage_dir)) if stage_dir.is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    model.requires_grad_(True)
+    model.eval()
+    history = [entry | {"stage": stage.name} for entry in trainer.state.log_history]
+    (stage_dir / "losses.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
+
+
+def training_card(recipe: Recipe) -> str:
+    """A model card for a model that nothing has measured yet: what it was trained on, and how."""
+    return "scMMGPT"
+
+
+def save_repository(
+    model: ScMMGPTForConditionalGeneration, processor: ScMMGPTProcessor, folder: Path, card: str
+) -> None:
+    """Writes a complete model repository: all of it, or nothing where it is not yet."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    (partial / "README.md").write_text(card, encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+
+
+def main() -> None:
+    """The command line of pre-training."""
+    parser = argparse.ArgumentParser(description="Pre-train scMMGPT from a recipe.")
+    parser.add_argument("recipe", help="a YAML file; see train/recipes")
+    parser.add_argument("--output-dir", help="instead of the recipe's own")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    options = parser.parse_args()
+    changes = {"output_dir": options.output_dir} if options.output_dir else {}
+    pretrain(Recipe.from_yaml(options.recipe, **changes), resume=options.resume)
+
+
+if __name__ == "__main__":
+    main()

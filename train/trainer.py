@@ -1,0 +1,96 @@
+"""transformers' Trainer with named, weighted losses, and checkpoints that are complete model repositories."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+class ScMMGPTTrainer(Trainer):
+    """
+    Weighs the model's named losses and logs the mean of each since the last log.
+
+    Args:
+        loss_weights (`dict[str, float]`): weight of each loss, by its name without `_loss`.
+        modules (`list[str]`): parts of the model that learn; the others are frozen and run without dropout.
+        kwargs: everything that `transformers.Trainer` takes.
+    """
+
+    def __init__(self, *, loss_weights: dict[str, float], modules: list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loss_weights = loss_weights
+        self.frozen = freeze_all_but(self.model, modules)
+        # The parts are means over cells, so the Trainer itself divides by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self._sums: dict[str, torch.Tensor] = defaultdict(float)
+        self._steps: dict[str, int] = defaultdict(int)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The weighted sum of the stage's losses, each remembered for the log."""
+        for module in self.frozen:
+            module.eval()
+        outputs = model(**inputs)
+        loss = sum(weight * outputs[f"{name}_loss"] for name, weight in self.loss_weights.items())
+        prefix = "" if model.training else "eval_"
+        for name in self.loss_weights:
+            self._sums[f"{prefix}{name}_loss"] += outputs[f"{name}_loss"].detach()
+            self._steps[f"{prefix}{name}_loss"] += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[torch.Tensor, None, None]:
+        """Losses only: what the model says of held-out cells is the evaluation's business."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of each named loss since the last log of its kind."""
+        evaluating = "eval_loss" in logs
+        for name in [name for name in self._sums if name.startswith("eval_") == evaluating]:
+            logs[name] = round(float(self._sums.pop(name)) / self._steps.pop(name), 5)
+        super().log(logs, start_time)
+
+
+def freeze_all_but(model: nn.Module, modules: list[str]) -> list[nn.Module]:
+    """
+    Lets only `modules` learn.
+
+    Returns:
+        `list[nn.Module]`: the frozen parts.
+
+    Raises:
+        ValueError: when a name is not a part of the model.
+    """
+    parts = dict(model.named_children())
+    unknown = sorted(set(modules) - set(parts))
+    if unknown:
+        raise ValueError(f"`modules` names {unknown}, which the model does not have. Its parts: {sorted(parts)}.")
+    for name, part in parts.items():
+        part.requires_grad_(name in modules)
+    return [part for name, part in parts.items() if name not in modules]
+
+
+class ModelCardCallback(TrainerCallback):
+    """Writes the model card beside the weights of every checkpoint, which makes it a complete repository."""
+
+    def __init__(self, card: str) -> None:
+        self.card = card
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            (checkpoint / "README.md").write_text(self.card, encoding="utf-8")
+
+
+__all__ = ["ModelCardCallback", "ScMMGPTTrainer", "freeze_all_but"]
