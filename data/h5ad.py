@@ -17,6 +17,9 @@ from .ontology import Ontology
 _RELATIVE_TOLERANCE = 5e-3
 # Below this count the tolerance is far from one half, so the nearest integer is certain.
 _CERTAIN_COUNT = 50
+_ENSEMBL_ID = r"ENS[A-Z]*G\d{6,}"
+_ID_COLUMNS = ("ensembl_id", "gene_ids", "feature_id", "gene_id")
+_SYMBOL_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "symbol", "gene_name")
 
 
 def read_cells(path: str | PathLike) -> anndata.AnnData:
@@ -46,6 +49,29 @@ def read_cells(path: str | PathLike) -> anndata.AnnData:
             "(`scanpy.read_10x_h5` reads the files of Cell Ranger)."
         )
     return anndata.read_h5ad(path)
+
+
+def name_genes(adata: anndata.AnnData) -> anndata.AnnData:
+    """
+    Puts gene symbols in `var_names`, unique, and Ensembl ids in `var["ensembl_id"]`, wherever the file keeps them.
+
+    CELLxGENE files name genes by Ensembl id and keep symbols in `feature_name`; 10x files have it the other way round.
+
+    Args:
+        adata (`AnnData`): changed in place.
+
+    Returns:
+        `AnnData`: `adata`.
+    """
+    names = adata.var_names.astype(str)
+    is_ensembl = names.str.match(_ENSEMBL_ID)
+    ids = next((adata.var[column].astype(str) for column in _ID_COLUMNS if column in adata.var), None)
+    adata.var["ensembl_id"] = np.where(is_ensembl, names, "" if ids is None else ids)
+    if is_ensembl.mean() > 0.5:
+        symbols = next((adata.var[column].astype(str) for column in _SYMBOL_COLUMNS if column in adata.var), names)
+        adata.var_names = np.asarray(symbols, dtype=str)
+    adata.var_names_make_unique()
+    return adata
 
 
 def recover_counts(adata: anndata.AnnData) -> anndata.AnnData:

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration_scmmgpt import ScMMGPTConfig
-from ..data import CaptionWriter, CellFacts, Ontology, demo_cells, read_cells, train_tokenizer
+from ..data import CaptionWriter, CellFacts, Ontology, demo_cells, name_genes, read_cells, train_tokenizer
 from ..data.dataset import CellTextCorpus, CellTextDataset, ScMMGPTDataCollator, mean_profile, read_facts
 from ..modeling_scmmgpt import ScMMGPTForConditionalGeneration
 from ..processing_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor, ScMMGPTProcessor
@@ -59,7 +59,9 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
             "another folder."
         )
     if sources is None:
-        sources = [demo_cells() if source == "demo" else read_cells(source) for source in recipe.data.sources]
+        sources = [
+            demo_cells() if source == "demo" else name_genes(read_cells(source)) for source in recipe.data.sources
+        ]
     set_seed(recipe.seed)
     ontology = Ontology()
     writer = CaptionWriter(ontology)

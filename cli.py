@@ -1,0 +1,128 @@
+"""The command `scmmgpt`. Every task imports what it needs when it is called, so that `--help` is instant."""
+
+import argparse
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """
+    Runs one command.
+
+    Args:
+        arguments (`list[str]`, *optional*): the words after `scmmgpt`; those of the process when absent.
+
+    Returns:
+        `int`: 0, or 1 after an error that the user can mend, which is printed without a traceback.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except ValueError as error:
+        print(f"scmmgpt: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"scmmgpt: {error}. Install it with: pip install 'scmmgpt[{options.extra}]'", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scmmgpt", description="One model for cells and text.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="train, reload, annotate, describe, generate and report, in minutes")
+    demo.add_argument("--data", help=".h5ad of raw counts; the 700 blood cells that scanpy ships when absent")
+    demo.add_argument("--label-key", default="cell_type", help="column of obs with the cell types")
+    demo.add_argument("--output-dir", default="scmmgpt_demo", help="where everything is written")
+    demo.add_argument("--recipe", help="training recipe (YAML); nano when absent")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--overwrite", action="store_true", help="replace what an earlier run left")
+    demo.set_defaults(run=_demo, extra="demo")
+
+    annotate = commands.add_parser("annotate", help="write cell types into an .h5ad")
+    _add_cells(annotate)
+    annotate.add_argument("--labels", nargs="+", required=True, help="candidate cell types")
+    annotate.add_argument("--min-score", type=float, default=0.0, help="leave cells below it unassigned")
+    annotate.set_defaults(run=_annotate, extra="data")
+
+    describe = commands.add_parser("describe", help="write a text about each cell into an .h5ad")
+    _add_cells(describe)
+    describe.set_defaults(run=_describe, extra="data")
+
+    embed = commands.add_parser("embed", help="write cell embeddings into an .h5ad")
+    _add_cells(embed)
+    embed.set_defaults(run=_embed, extra="data")
+
+    generate = commands.add_parser("generate", help="cells from words")
+    generate.add_argument("text", nargs="+", help="one or several descriptions, each in quotes")
+    generate.add_argument("--model", required=True, help="folder or Hub id of a model")
+    generate.add_argument("--output", required=True, help=".h5ad to write")
+    generate.add_argument("-n", type=int, default=100, help="cells per description")
+    generate.add_argument("--guidance-scale", type=float, default=1.5)
+    generate.add_argument("--seed", type=int, default=0)
+    generate.set_defaults(run=_generate, extra="data")
+    return parser
+
+
+def _add_cells(command: argparse.ArgumentParser) -> None:
+    command.add_argument("cells", help=".h5ad of raw counts")
+    command.add_argument("--model", required=True, help="folder or Hub id of a model")
+    command.add_argument("--output", required=True, help=".h5ad to write")
+    command.add_argument("--layer", help="layer with the counts; X when absent")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from .demo import run_demo
+
+    results = run_demo(
+        options.output_dir,
+        data=options.data,
+        label_key=options.label_key,
+        recipe=options.recipe,
+        seed=options.seed,
+        overwrite=options.overwrite,
+    )
+    print()
+    for check in results["checks"]:
+        print(f"{'reached' if check['reached'] else 'MISSED '}  {check['goal']}: {check['measured']}")
+    print(f"\nEverything is in {options.output_dir}/; open {options.output_dir}/report.html first.")
+
+
+def _annotate(options: argparse.Namespace) -> None:
+    from . import tl
+    from .data import read_cells
+
+    adata = read_cells(options.cells)
+    tl.annotate(adata, options.model, options.labels, min_score=options.min_score, layer=options.layer)
+    adata.write_h5ad(options.output)
+
+
+def _describe(options: argparse.Namespace) -> None:
+    from . import tl
+    from .data import read_cells
+
+    adata = read_cells(options.cells)
+    tl.describe(adata, options.model, layer=options.layer)
+    adata.write_h5ad(options.output)
+
+
+def _embed(options: argparse.Namespace) -> None:
+    from . import tl
+    from .data import read_cells
+
+    adata = read_cells(options.cells)
+    tl.embed(adata, options.model, layer=options.layer)
+    adata.write_h5ad(options.output)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from . import tl
+
+    cells = tl.generate(
+        options.text, options.model, n=options.n, guidance_scale=options.guidance_scale, seed=options.seed
+    )
+    cells.write_h5ad(options.output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""The goals that a trained model is held to on held-out cells, as checks on the rows of the task tables.
+
+Where a goal leaves the space or the number of neighbours open, the worst of them decides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from .metrics.spaces import SPACES
+from .tasks import OURS
+
+POINTS_BEHIND_LOGISTIC = 5.0
+LEAST_KNN_RATIO = 0.95
+VARIANCE_RANGE = (0.85, 1.15)
+MOST_ZERO_DIFFERENCE = 3.0
+MOST_MMD_RATIO = 5.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """
+    One goal, what was measured, and whether it was reached.
+
+    Args:
+        goal (`str`): What was asked for, with its number.
+        measured (`str`): What was found, with its number.
+        reached (`bool`): Whether that is enough.
+    """
+
+    goal: str
+    measured: str
+    reached: bool
+
+    def to_dict(self) -> dict:
+        """For `results.json`."""
+        return asdict(self)
+
+
+def check_annotation(rows: Sequence[dict]) -> list[Check]:
+    """Accuracy at most 5 points below logistic regression. `rows` are those of `tasks.annotation.evaluate`."""
+    ours, linear = _row(rows, OURS)["accuracy"], _row(rows, "logistic regression")["accuracy"]
+    behind = 100 * (linear - ours)
+    return [
+        Check(
+            goal=f"accuracy within {POINTS_BEHIND_LOGISTIC:g} points of logistic regression ({linear:.3f})",
+            measured=f"{ours:.3f}, {abs(behind):.1f} points {'below' if behind > 0 else 'above'}",
+            reached=behind <= POINTS_BEHIND_LOGISTIC,
+        )
+    ]
+
+
+def check_generation(rows: Sequence[dict]) -> list[Check]:
+    """
+    k-NN accuracy, total variance, zeros and MMD of generated cells. `rows` are those of `tasks.generation.evaluate`.
+    """
+    ours = _row(rows, OURS)
+    knn = {name: value for name, value in ours.items() if name.startswith("knn") and name.endswith("_ratio")}
+    mmd = {f"mmd2_{space}": ours[f"mmd2_{space}_ratio"] for space in SPACES}
+    if None in knn.values() or None in mmd.values():
+        raise ValueError("rows has ratios without a value: the held-out cells are never recognised, or never differ")
+    worst_knn, worst_mmd = min(knn, key=knn.get), max(mmd, key=mmd.get)
+    k, _, space = worst_knn.removeprefix("knn").removesuffix("_ratio").partition("_")
+    variance, zeros = ours["variance_ratio"], ours["zero_fraction_difference"]
+    low, high = VARIANCE_RANGE
+    return [
+        Check(
+            goal=f"k-NN accuracy at least {LEAST_KNN_RATIO:g} of the held-out cells' own, every k and space",
+            measured=f"{knn[worst_knn]:.3f} at the worst (k = {k}, {space})",
+            reached=knn[worst_knn] >= LEAST_KNN_RATIO,
+        ),
+        Check(
+            goal=f"total variance between {low:g} and {high:g} of real",
+            measured=f"{variance:.3f}",
+            reached=low <= variance <= high,
+        ),
+        Check(
+            goal=f"zero fraction within {MOST_ZERO_DIFFERENCE:g} points of real",
+            measured=f"{zeros:+.2f} points",
+            reached=abs(zeros) <= MOST_ZERO_DIFFERENCE,
+        ),
+        Check(
+            goal=f"MMD² at most {MOST_MMD_RATIO:g} times that of resampled training cells, both spaces",
+            measured=f"{mmd[worst_mmd]:.2f} times at the worst ({worst_mmd.removeprefix('mmd2_')})",
+            reached=mmd[worst_mmd] <= MOST_MMD_RATIO,
+        ),
+    ]
+
+
+def _row(rows: Sequence[dict], name: str) -> dict:
+    for row in rows:
+        if row["row"] == name:
+            return row
+    raise ValueError(f"rows has no row {name!r}, only {[row['row'] for row in rows]}: pass a task's rows whole")

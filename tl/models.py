@@ -1,0 +1,65 @@
+"""A model with its processor, and cells in batches for it. Shared by every function of `tl`."""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import BatchFeature
+
+from ..modeling_scmmgpt import ScMMGPTForConditionalGeneration
+from ..processing_scmmgpt import ScMMGPTProcessor
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class LoadedModel(NamedTuple):
+    """A model and the processor that belongs to it."""
+
+    model: ScMMGPTForConditionalGeneration
+    processor: ScMMGPTProcessor
+
+
+def load(
+    model: str | os.PathLike | LoadedModel,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "auto",
+) -> LoadedModel:
+    """
+    A model and its processor, ready to answer.
+
+    Args:
+        model (`str`, `os.PathLike` or `LoadedModel`): folder or Hub id of a model; what is loaded already comes back
+            as it is.
+        device (`str` or `torch.device`, *optional*): CUDA where there is one, else the CPU.
+        dtype (`str` or `torch.dtype`): the weights' own when `"auto"`.
+    """
+    if isinstance(model, LoadedModel):
+        return model
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = ScMMGPTForConditionalGeneration.from_pretrained(model, dtype=dtype)
+    return LoadedModel(loaded.to(device).eval(), ScMMGPTProcessor.from_pretrained(model))
+
+
+def cell_batches(
+    adata: "AnnData", loaded: LoadedModel, batch_size: int, layer: str | None, title: str
+) -> Iterator[tuple[np.ndarray, BatchFeature]]:
+    """
+    Every cell once, cells of like length together so that little is padded, with a progress bar.
+
+    Yields:
+        `(np.ndarray, BatchFeature)`: places in `adata` of a batch's cells, and their tensors on the model's device.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size`={batch_size}: expected at least 1.")
+    extractor = loaded.processor.feature_extractor
+    cells = extractor.align(adata, layer=layer)
+    order = np.argsort(-np.diff(cells.indptr), kind="stable")
+    with tqdm(total=len(order), desc=title, unit="cell") as progress:
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            yield places, extractor(cells.select(places)).to(loaded.model.device)
+            progress.update(len(places))
