@@ -26,10 +26,9 @@ AutoModelForMultimodalLM.register(ScMMGPTConfig, ScMMGPTForConditionalGeneration
 AutoFeatureExtractor.register(ScMMGPTConfig, ScMMGPTFeatureExtractor)
 AutoProcessor.register(ScMMGPTConfig, ScMMGPTProcessor)
 
-# What a saved folder needs so that `trust_remote_code=True` finds the code without this package.
-ScMMGPTCellConfig.register_for_auto_class()
+# What a saved folder needs so that `trust_remote_code=True` finds the code without this package; the cell encoder
+# says so itself.
 ScMMGPTConfig.register_for_auto_class()
-ScMMGPTCellModel.register_for_auto_class("AutoModel")
 ScMMGPTForConditionalGeneration.register_for_auto_class("AutoModel")
 ScMMGPTFeatureExtractor.register_for_auto_class()
 ScMMGPTProcessor.register_for_auto_class()

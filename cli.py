@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,8 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except ValueError as error:
-        print(f"scmmgpt: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"scmmgpt: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         print(f"scmmgpt: {error}. Install it with: pip install 'scmmgpt[{options.extra}]'", file=sys.stderr)
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="cells from words")
     generate.add_argument("text", nargs="+", help="one or several descriptions, each in quotes")
     generate.add_argument("--model", required=True, help="folder or Hub id of a model")
-    generate.add_argument("--output", required=True, help=".h5ad to write")
+    generate.add_argument("--output", required=True, type=_new_file, help=".h5ad to write")
     generate.add_argument("-n", type=int, default=100, help="cells per description")
     generate.add_argument("--guidance-scale", type=float, default=1.5)
     generate.add_argument("--seed", type=int, default=0)
@@ -67,8 +68,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_cells(command: argparse.ArgumentParser) -> None:
     command.add_argument("cells", help=".h5ad of raw counts")
     command.add_argument("--model", required=True, help="folder or Hub id of a model")
-    command.add_argument("--output", required=True, help=".h5ad to write")
+    command.add_argument("--output", required=True, type=_new_file, help=".h5ad to write")
     command.add_argument("--layer", help="layer with the counts; X when absent")
+
+
+def _new_file(path: str) -> Path:
+    if not Path(path).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(path).parent} to write it into")
+    return Path(path)
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -56,6 +56,7 @@ class ScMMGPTCellConfig(PreTrainedConfig):
 
     model_type = "scmmgpt_cell"
     base_config_key = "cell_config"
+    _auto_class = "AutoConfig"  # saved from inside a whole model that was loaded as remote code, it keeps its code too
 
     vocab_size: int = 60697
     hidden_size: int = 512
@@ -84,6 +85,12 @@ class ScMMGPTCellConfig(PreTrainedConfig):
                 )
 
 
+class ScMMGPTTextProjectorConfig(Blip2QFormerConfig):
+    """A Q-Former's configuration that is found under its own key, apart from that of the cell -> text projector."""
+
+    base_config_key = "text_projector_config"
+
+
 class ScMMGPTConfig(PreTrainedConfig):
     r"""
     Configuration of [`ScMMGPTForConditionalGeneration`].
@@ -95,7 +102,7 @@ class ScMMGPTConfig(PreTrainedConfig):
             The cell -> text projector and its text tower. Its vocabulary is the text model's.
         text_config (`PreTrainedConfig` or `dict`):
             Any causal language model of transformers; Llama when no `model_type` is named.
-        text_projector_config (`Blip2QFormerConfig` or `dict`):
+        text_projector_config (`ScMMGPTTextProjectorConfig` or `dict`):
             The text -> cell projector: learnable queries that cross-attend to the text model's last hidden states.
         num_cell_tokens (`int`):
             Soft tokens that stand for one cell in the text model's input (`Q`).
@@ -120,7 +127,7 @@ class ScMMGPTConfig(PreTrainedConfig):
         "cell_config": ScMMGPTCellConfig,
         "qformer_config": Blip2QFormerConfig,
         "text_config": AutoConfig,
-        "text_projector_config": Blip2QFormerConfig,
+        "text_projector_config": ScMMGPTTextProjectorConfig,
     }
     keys_to_ignore_at_inference = ["past_key_values"]
 
@@ -152,7 +159,7 @@ class ScMMGPTConfig(PreTrainedConfig):
             pad_token_id=None,
         )
         self.text_projector_config = _build(
-            Blip2QFormerConfig,
+            ScMMGPTTextProjectorConfig,
             self.text_projector_config,
             encoder_hidden_size=self.text_config.hidden_size,
             cross_attention_frequency=1,
@@ -201,4 +208,4 @@ def _build_text(config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
     return CONFIG_MAPPING[model_type](**config)
 
 
-__all__ = ["ScMMGPTCellConfig", "ScMMGPTConfig"]
+__all__ = ["ScMMGPTCellConfig", "ScMMGPTConfig", "ScMMGPTTextProjectorConfig"]

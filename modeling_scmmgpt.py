@@ -24,17 +24,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 from transformers.processing_utils import Unpack
-from transformers.utils import (
-    ModelOutput,
-    TransformersKwargs,
-    can_return_tuple,
-    torch_compilable_check,
-)
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, torch_compilable_check
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_scmmgpt import ScMMGPTCellConfig, ScMMGPTConfig
-from .generation_scmmgpt import ScMMGPTGenerationMixin
+from .generation_scmmgpt import ScMMGPTCellGenerator, ScMMGPTFlowBlock, ScMMGPTGenerationMixin
 
 IGNORE_VALUE = -100.0
 AUTO_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForMultimodalLM")
@@ -252,6 +247,8 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
     config: ScMMGPTCellConfig
     base_model_prefix = "cell_model"
     main_input_name = "cell_gene_ids"
+    _auto_class = "AutoModel"  # as in its configuration
+    _keep_in_fp32_modules_strict = ["gene_profile"]
     # The encoder alone loads from a folder of the whole model, which holds these besides.
     _keys_to_ignore_on_load_unexpected = [
         rf"^{part}\."
@@ -296,17 +293,16 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.gene_embeddings = value
 
-    def panel_mask(self, panel_gene_ids: torch.Tensor) -> torch.Tensor:
-        """`(P, M)` padded gene ids -> `(P, V)` bool: which tokens are measured genes of the panel."""
+    def panel_mask(self, panel_gene_ids: torch.Tensor, cell_panel_index: torch.Tensor | None = None) -> torch.Tensor:
+        """`(P, M)` padded gene ids, `(C,)` panel of each cell -> `(C, V)` bool: which tokens are measured genes;
+        `(1, V)` where all cells share one panel."""
         mask = torch.zeros(
-            panel_gene_ids.shape[0],
-            self.config.vocab_size,
-            dtype=torch.bool,
-            device=panel_gene_ids.device,
+            panel_gene_ids.shape[0], self.config.vocab_size, dtype=torch.bool, device=panel_gene_ids.device
         )
         mask = mask.scatter(1, panel_gene_ids, True)
         special = torch.tensor([self.config.pad_token_id, self.config.cls_token_id], device=mask.device)
-        return mask.index_fill(1, special, False)
+        mask = mask.index_fill(1, special, False)
+        return mask[:1] if len(mask) == 1 or cell_panel_index is None else mask[cell_panel_index]
 
     def panel_share(self, panel_mask: torch.Tensor) -> torch.Tensor:
         """`(P, V)` panel mask -> `(P,)` float32: share of a typical transcriptome that each panel covers."""
@@ -365,9 +361,7 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
                     "`panel_gene_ids` is missing, and this model was configured with use_panel_embedding=True. "
                     "Pass every tensor that the processor returns for the cells."
                 )
-            panel_mask = self.panel_mask(panel_gene_ids)
-            if cell_panel_index is not None:
-                panel_mask = panel_mask[cell_panel_index]
+            panel_mask = self.panel_mask(panel_gene_ids, cell_panel_index)
             summary = self._summarise(cell_gene_ids, cell_values, panel_mask)
             is_cls = torch.arange(hidden_states.shape[1], device=hidden_states.device) == 0
             hidden_states = hidden_states + is_cls[:, None] * summary[:, None]
@@ -398,8 +392,14 @@ class ScMMGPTQFormer(nn.Module):
         super().__init__()
         qformer_config = config.qformer_config
         self.query_tokens = nn.Parameter(torch.zeros(1, config.num_cell_tokens, qformer_config.hidden_size))
+        # Each query starts from the state of the whole cell, so that it need not be found among hundreds of genes.
+        self.state_proj = nn.Linear(qformer_config.encoder_hidden_size, qformer_config.hidden_size)
         self.text_embeddings = Blip2TextEmbeddings(qformer_config)
         self.qformer = _qformer_model(qformer_config)
+
+    def _queries(self, cell_states: torch.Tensor) -> torch.Tensor:
+        """`(C, G, D)` gene states -> `(C, Q, D')` queries."""
+        return self.query_tokens + self.state_proj(cell_states[:, :1])
 
     def _embed_text(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, query: torch.Tensor | None = None
@@ -416,7 +416,7 @@ class ScMMGPTQFormer(nn.Module):
     def encode_cells(self, cell_states: torch.Tensor, cell_attention_mask: torch.Tensor) -> torch.Tensor:
         """`(C, G, D)` gene states, `(C, G)` mask -> `(C, Q, D')` query states."""
         return self.qformer(
-            query_embeds=self.query_tokens.expand(cell_states.shape[0], -1, -1),
+            query_embeds=self._queries(cell_states),
             encoder_hidden_states=cell_states,
             encoder_attention_mask=cell_attention_mask,
         ).last_hidden_state
@@ -424,9 +424,7 @@ class ScMMGPTQFormer(nn.Module):
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """`(B, T)` ids and mask -> `(B, D')`: mean text state over the real tokens."""
         states = self.qformer(
-            query_embeds=self._embed_text(input_ids, attention_mask),
-            query_length=0,
-            attention_mask=attention_mask,
+            query_embeds=self._embed_text(input_ids, attention_mask), query_length=0, attention_mask=attention_mask
         ).last_hidden_state
         weights = attention_mask.unsqueeze(-1).to(states.dtype)
         return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
@@ -439,7 +437,7 @@ class ScMMGPTQFormer(nn.Module):
         cell_attention_mask: torch.Tensor,
     ) -> torch.Tensor:
         """Row-aligned texts `(C, T)` and cells `(C, G, D)` -> `(C, Q, D')` query states that have read both."""
-        query = self.query_tokens.expand(cell_states.shape[0], -1, -1)
+        query = self._queries(cell_states)
         num_queries = query.shape[1]
         # The Q-Former would make this mask for queries and text together, but only the queries read the cell.
         cross_mask = create_bidirectional_mask(
@@ -499,7 +497,7 @@ class ScMMGPTContrastiveHead(nn.Module):
         return cell_embeds @ text_embeds.T * self.logit_scale.exp().clamp(max=100.0)
 
 
-# ------------------------------------------------------------------------------------- expression and flow
+# ---------------------------------------------------------------------------------------------- expression
 
 
 class ScMMGPTValueHead(nn.Module):
@@ -545,116 +543,6 @@ class ScMMGPTExpressionHead(nn.Module):
         return (state @ queries.T).float() + self.gene_bias.float()
 
 
-class ScMMGPTFlowBlock(nn.Module):
-    """Residual MLP whose norm is shifted, scaled and gated by the condition (adaLN)."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
-        self.modulation = nn.Linear(hidden_size, 3 * hidden_size)
-        self.fc1 = nn.Linear(hidden_size, 4 * hidden_size)
-        self.fc2 = nn.Linear(4 * hidden_size, hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        shift, scale, gate = self.modulation(F.silu(condition)).chunk(3, dim=-1)
-        update = self.fc2(F.silu(self.fc1(self.norm(hidden_states) * (1 + scale) + shift)))
-        return hidden_states + gate * update
-
-
-class ScMMGPTCellGenerator(nn.Module):
-    """
-    Rectified flow (Liu et al. 2023; Lipman et al. 2023) on the cell latent and the log library size, given
-    condition tokens. The flow runs on standardised targets: `target_mean` and `target_std` `(Z + 1,)` come from
-    the training cells.
-    """
-
-    def __init__(self, config: ScMMGPTConfig) -> None:
-        super().__init__()
-        hidden_size = config.generator_hidden_size
-        condition_size = config.text_projector_config.hidden_size
-        num_targets = config.latent_size + 1
-        self.condition_dropout = config.condition_dropout
-        self.null_condition = nn.Parameter(torch.zeros(config.num_condition_tokens, condition_size))
-        self.in_proj = nn.Linear(num_targets, hidden_size)
-        self.time_in = nn.Linear(hidden_size, hidden_size)
-        self.time_out = nn.Linear(hidden_size, hidden_size)
-        self.condition_proj = nn.Linear(config.num_condition_tokens * condition_size, hidden_size)
-        self.blocks = nn.ModuleList([ScMMGPTFlowBlock(hidden_size) for _ in range(config.generator_num_layers)])
-        self.norm = nn.LayerNorm(hidden_size)
-        self.out_proj = nn.Linear(hidden_size, num_targets)
-        self.register_buffer("target_mean", torch.zeros(num_targets))
-        self.register_buffer("target_std", torch.ones(num_targets))
-
-    def _embed_time(self, time: torch.Tensor) -> torch.Tensor:
-        """`(C,)` in [0, 1] -> `(C, H)` sinusoidal features (Vaswani et al. 2017), then an MLP."""
-        half = self.time_in.in_features // 2
-        rates = torch.exp(torch.arange(half, device=time.device) * (-9.21 / half))  # 1 down to 1e-4
-        angles = 1000.0 * time.float()[:, None] * rates
-        features = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        features = F.pad(features, (0, self.time_in.in_features - 2 * half)).to(self.time_in.weight.dtype)
-        return self.time_out(F.silu(self.time_in(features)))
-
-    def velocity(self, position: torch.Tensor, time: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """`(C, Z + 1)` position, `(C,)` time, `(C, K, D')` condition tokens -> `(C, Z + 1)` velocity."""
-        context = self._embed_time(time) + self.condition_proj(condition.flatten(1))
-        hidden_states = self.in_proj(position)
-        for block in self.blocks:
-            hidden_states = block(hidden_states, context)
-        return self.out_proj(self.norm(hidden_states))
-
-    def forward(self, target: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """
-        Flow-matching loss: from noise x0 to the target x1 along x_t = (1 - t) x0 + t x1, regress x1 - x0.
-
-        Args:
-            target (`torch.Tensor` of shape `(C, Z + 1)`): latent and log library size; receives no gradient.
-            condition (`torch.Tensor` of shape `(C, K, D')`): condition tokens; dropped at random in training.
-
-        Returns:
-            `torch.Tensor` of shape `()`: mean squared error.
-        """
-        target = ((target.detach() - self.target_mean) / self.target_std).to(condition.dtype)
-        if self.training:
-            dropped = torch.rand(len(target), 1, 1, device=target.device) < self.condition_dropout
-            condition = torch.where(dropped, self.null_condition, condition)
-        noise = torch.randn_like(target)
-        time = torch.rand(len(target), device=target.device, dtype=target.dtype)
-        position = torch.lerp(noise, target, time[:, None])
-        return F.mse_loss(self.velocity(position, time, condition).float(), (target - noise).float())
-
-    def _guided_velocity(
-        self, position: torch.Tensor, time: torch.Tensor, condition: torch.Tensor, guidance_scale: float
-    ) -> torch.Tensor:
-        velocity = self.velocity(position, time, condition)
-        if guidance_scale == 1.0:
-            return velocity
-        null = self.velocity(position, time, self.null_condition.expand_as(condition))
-        return null + guidance_scale * (velocity - null)
-
-    def sample(
-        self, noise: torch.Tensor, condition: torch.Tensor, guidance_scale: float, num_steps: int
-    ) -> torch.Tensor:
-        """
-        Integrates the flow from noise to a target with Heun's method.
-
-        Args:
-            noise (`torch.Tensor` of shape `(C, Z + 1)`): standard normal.
-            condition (`torch.Tensor` of shape `(C, K, D')`): condition tokens.
-            guidance_scale (`float`): 1 follows the condition; above 1 exaggerates it (Ho & Salimans 2022).
-            num_steps (`int`): Heun steps, two velocities each.
-
-        Returns:
-            `torch.Tensor` of shape `(C, Z + 1)`: latent and log library size, in their own units.
-        """
-        position, step = noise, 1.0 / num_steps
-        for i in range(num_steps):
-            time = torch.full_like(noise[:, 0], i * step)
-            start = self._guided_velocity(position, time, condition, guidance_scale)
-            end = self._guided_velocity(position + step * start, time + step, condition, guidance_scale)
-            position = position + 0.5 * step * (start + end)
-        return position.float() * self.target_std + self.target_mean
-
-
 # ---------------------------------------------------------------------------------------------------- model
 
 
@@ -670,6 +558,7 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
 
     main_input_name = "input_ids"
     accepts_loss_kwargs = True
+    _keep_in_fp32_modules_strict = ["target_mean", "target_std"]  # a library size in bfloat16 is 2 % off
 
     def __init__(self, config: ScMMGPTConfig) -> None:
         super().__init__(config)
@@ -684,6 +573,8 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         self.text_projector = ScMMGPTTextProjector(config)
         self.cell_generator = ScMMGPTCellGenerator(config)
         self.post_init()
+        # A placeholder that the model wrote itself would ask for a cell that is not there.
+        self.generation_config.suppress_tokens = [config.cell_token_id]
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """As in transformers, and every Auto class is told where the code is, not only the registered one."""
@@ -803,19 +694,21 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         states = self.language_model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return self.text_projector(states, attention_mask)
 
+    def _placeholders(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+        """`(B, T)` bool: where cells stand, read from the ids or, in their absence, from the embeddings."""
+        if input_ids is not None:
+            return input_ids == self.config.cell_token_id
+        cell_token = torch.tensor(self.config.cell_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(cell_token)).all(-1)
+
     def _merge_cells(
-        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, cell_tokens: torch.Tensor
+        self, placeholders: torch.Tensor, inputs_embeds: torch.Tensor, cell_tokens: torch.Tensor
     ) -> torch.Tensor:
         """Puts the `(C, Q, D)` cell tokens where the placeholders stand, in reading order."""
-        if input_ids is None:
-            raise ValueError(
-                "Cells were given with `inputs_embeds`: their places cannot be found. Pass `input_ids` instead."
-            )
-        placeholders = input_ids == self.config.cell_token_id
         torch_compilable_check(
             placeholders.sum() == cell_tokens.shape[0] * cell_tokens.shape[1],
             lambda: (
-                f"`input_ids` holds {int(placeholders.sum())} cell placeholder tokens, but {cell_tokens.shape[0]} "
+                f"The text holds {int(placeholders.sum())} cell placeholder tokens, but {cell_tokens.shape[0]} "
                 f"cells need {cell_tokens.shape[0]} x {cell_tokens.shape[1]}. Write one `<cell>` per cell and let the "
                 "processor expand it."
             ),
@@ -879,12 +772,7 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         return {
             "contrastive_loss": self._contrastive_loss(similarity, positives),
             "matching_loss": self._matching_loss(
-                similarity,
-                positives,
-                description_input_ids,
-                description_attention_mask,
-                states,
-                mask,
+                similarity, positives, description_input_ids, description_attention_mask, states, mask
             ),
         }
 
@@ -897,15 +785,15 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         Args:
             panel_gene_ids (`torch.LongTensor` of shape `(P, M)`, *optional*): panels; when absent, one panel of every
                 gene that the model was trained on.
-            cell_panel_index (`torch.LongTensor` of shape `(C,)`, *optional*): the panel of each cell.
+            cell_panel_index (`torch.LongTensor` of shape `(C,)`, *optional*): the panel of each cell; the first when
+                absent.
 
         Returns:
             `torch.BoolTensor` of shape `(C, V)`, or `(1, V)` where all cells share one panel.
         """
         if panel_gene_ids is None:
             return self.cell_model.gene_profile[None] > 0
-        mask = self.cell_model.panel_mask(panel_gene_ids)
-        return mask if len(mask) == 1 or cell_panel_index is None else mask[cell_panel_index]
+        return self.cell_model.panel_mask(panel_gene_ids, cell_panel_index)
 
     def expression_log_probs(self, latents: torch.Tensor, panel_mask: torch.Tensor) -> torch.Tensor:
         """`(C, Z)` latents and `(C or 1, V)` measured genes -> `(C, V)` float32 log proportions, -inf elsewhere."""
@@ -1047,19 +935,15 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
             query_states = self.qformer.encode_cells(states, cell_mask)
         if states is not None and description_input_ids is not None:
             losses |= self._description_losses(
-                states,
-                cell_mask,
-                query_states,
-                description_input_ids,
-                description_attention_mask,
-                description_group,
+                states, cell_mask, query_states, description_input_ids, description_attention_mask, description_group
             )
         text_outputs = ModelOutput()
         if text_given:
             if inputs_embeds is None:
                 inputs_embeds = self.get_input_embeddings()(input_ids)
             if states is not None:
-                inputs_embeds = self._merge_cells(input_ids, inputs_embeds, self.cell_projector(query_states))
+                placeholders = self._placeholders(input_ids, inputs_embeds)
+                inputs_embeds = self._merge_cells(placeholders, inputs_embeds, self.cell_projector(query_states))
             text_outputs = self.language_model(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
@@ -1084,9 +968,4 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         )
 
 
-__all__ = [
-    "ScMMGPTCellModel",
-    "ScMMGPTForConditionalGeneration",
-    "ScMMGPTOutput",
-    "ScMMGPTPreTrainedModel",
-]
+__all__ = ["ScMMGPTCellModel", "ScMMGPTForConditionalGeneration", "ScMMGPTOutput", "ScMMGPTPreTrainedModel"]

@@ -149,7 +149,7 @@ class CaptionWriter:
             facts (`CellFacts`): What is known of the cell. The donor is never told.
             rng (`np.random.Generator`): Chooses the wording and which facts are told.
             top_genes (`Sequence[str]`, *optional*): Symbols of genes the cell expresses highly or more
-                than others do, best first. Half of the descriptions name the first three to six.
+                than others do, best first. Three descriptions in four name the first three to six.
 
         Returns:
             `str`: One to five sentences.
@@ -163,7 +163,7 @@ class CaptionWriter:
         parts = [capitalised(opening)]
         if defined and facts.cell_type_id:
             parts += self._definition(facts.cell_type_id, noun, rng)
-        if top_genes and rng.random() < 0.5:
+        if top_genes and rng.random() < 0.75:
             genes = listing(list(top_genes[: int(rng.integers(3, 7))]))
             parts.append(_pick(rng, _GENE_SENTENCES).format(genes=genes))
         return " ".join(parts)

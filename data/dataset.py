@@ -224,8 +224,10 @@ class ScMMGPTDataCollator:
         """Hides values at random; the hidden share differs from cell to cell, and may be none."""
         values = batch["cell_values"]
         shares = np.array([rng.uniform(0.0, self.max_mask_share) for rng in rngs])[:, None]
-        masked = np.stack([rng.random(values.shape[1]) for rng in rngs]) < shares
-        masked &= batch["cell_attention_mask"].astype(bool)
+        # As many draws as the cell has tokens: what is drawn next must not depend on the padding.
+        lengths = batch["cell_attention_mask"].sum(1)
+        draws = _pad([rng.random(length) for rng, length in zip(rngs, lengths, strict=True)], 1.0)
+        masked = draws < shares
         masked[:, 0] = False  # <cls>
         mask_value = self.processor.feature_extractor.mask_value
         return {

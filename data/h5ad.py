@@ -56,13 +56,18 @@ def name_genes(adata: anndata.AnnData) -> anndata.AnnData:
     Puts gene symbols in `var_names`, unique, and Ensembl ids in `var["ensembl_id"]`, wherever the file keeps them.
 
     CELLxGENE files name genes by Ensembl id and keep symbols in `feature_name`; 10x files have it the other way round.
+    What `var["feature_types"]` says is no gene, such as the surface proteins of CITE-seq, is left out.
 
     Args:
-        adata (`AnnData`): changed in place.
+        adata (`AnnData`): changed in place, unless features are left out.
 
     Returns:
-        `AnnData`: `adata`.
+        `AnnData`: `adata`, or a copy with fewer features.
     """
+    if "feature_types" in adata.var:
+        is_gene = (adata.var["feature_types"] == "Gene Expression").to_numpy()
+        if is_gene.any() and not is_gene.all():
+            adata = adata[:, is_gene].copy()
     names = adata.var_names.astype(str)
     is_ensembl = names.str.match(_ENSEMBL_ID)
     ids = next((adata.var[column].astype(str) for column in _ID_COLUMNS if column in adata.var), None)

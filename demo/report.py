@@ -4,18 +4,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..data import CaptionWriter
 from ..evaluation import plots
 from ..evaluation.cells import LabelledCells
 from ..evaluation.goals import Check
 from ..evaluation.report import Illustration, Section, write_report
 from ..evaluation.tables import annotation_table, description_table, generation_table
-from ..evaluation.tasks.description import read_descriptions
+from ..evaluation.tasks.description import ReadDescription, read_descriptions
 
 NUM_SAMPLES = 8
 
 
 def write_demo_report(
-    output_dir: Path, results: dict[str, Any], answers: dict[str, Any], train: LabelledCells, test: LabelledCells
+    output_dir: Path,
+    results: dict[str, Any],
+    answers: dict[str, Any],
+    train: LabelledCells,
+    test: LabelledCells,
+    writer: CaptionWriter,
 ) -> Path:
     """
     Writes `report.html`.
@@ -25,6 +31,7 @@ def write_demo_report(
         results (`dict`): what `results.json` holds.
         answers (`dict`): what the model said and generated; see [`~demo.run.answer`].
         train, test ([`LabelledCells`]): the real cells.
+        writer ([`CaptionWriter`]): reads the descriptions.
     """
     data, checks = results["data"], [Check(**check) for check in results["checks"]]
     protocol = f"{data['num_test']} held-out cells of {data['name']}; {data['split']}."
@@ -35,7 +42,7 @@ def write_demo_report(
         checks=checks,
         sections=[
             _annotation(results, answers, test, protocol),
-            _description(results, answers, test, protocol),
+            _description(results, read_descriptions(test, answers["descriptions"], writer, data["types"]), protocol),
             _generation(results, answers, train, test, protocol),
             _training(output_dir, results),
         ],
@@ -85,8 +92,7 @@ def _annotation(results: dict[str, Any], answers: dict[str, Any], test: Labelled
     )
 
 
-def _description(results: dict[str, Any], answers: dict[str, Any], test: LabelledCells, protocol: str) -> Section:
-    read = read_descriptions(test, answers["descriptions"], answers["names"])
+def _description(results: dict[str, Any], read: list[ReadDescription], protocol: str) -> Section:
     # Evenly spaced over the types, so that the sample shows rare types too, right and wrong as they come.
     order = sorted(range(len(read)), key=lambda place: read[place].true_label)
     shown = [read[order[place * len(order) // NUM_SAMPLES]] for place in range(min(NUM_SAMPLES, len(order)))]

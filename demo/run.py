@@ -20,8 +20,8 @@ from .. import tl
 from ..data import CaptionWriter, Ontology, SplitManifest, demo_cells, name_genes, read_cells, read_facts, split_cells
 from ..evaluation.cells import LabelledCells
 from ..evaluation.goals import check_annotation, check_generation
-from ..evaluation.model_card import render_model_card
 from ..evaluation.tasks import annotation, description, generation
+from ..model_card import render_model_card
 from ..tl import LoadedModel
 from ..train.pretrain import pretrain
 from ..train.recipe import Recipe
@@ -35,6 +35,9 @@ GUIDANCE_SCALE = 1.5
 GROUP_KEYS = ("study", "donor_id")
 MIN_GROUPS = 5
 MAX_HELD_OUT = 1000
+LEAST_CELLS_OF_TYPE = 5
+MANIFEST = "split.json"
+WRITTEN = ("annotated.h5ad", "generated.h5ad", "model", "report.html", "results.json", MANIFEST, "training")
 VERSIONS_OF = ("scmmgpt", "torch", "transformers", "anndata", "scanpy", "scikit-learn", "cellxgene-ontology-guide")
 
 
@@ -64,15 +67,14 @@ def run_demo(
         ValueError: when the output folder is in use, or the cells or their labels are unusable.
     """
     started = time.monotonic()
-    output_dir = _prepare(Path(output_dir), overwrite)
+    output_dir, writer = Path(output_dir), CaptionWriter(Ontology())
+    _check_output(output_dir, overwrite)
+    plan = _plan(recipe, output_dir, data, label_key, seed)
     adata = demo_cells() if data is None else name_genes(read_cells(data))
-    labels = _labels(adata, label_key)
+    _tidy_labels(adata, label_key, writer)
     train, test, manifest = _split(adata, label_key, seed)
-    (output_dir / "split.json").write_text(manifest.to_json(), encoding="utf-8")
-
-    nano = resources.files("scmmgpt") / "train" / "recipes" / "nano.yaml"
-    plan = Recipe.from_yaml(recipe or str(nano), output_dir=str(output_dir / "training"), seed=seed)
-    plan.data.label_key = label_key
+    _clear(output_dir)  # not before it is clear that this run can begin
+    (output_dir / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     trained = pretrain(plan, [train])
     shutil.copytree(trained, output_dir / "model")
 
@@ -81,61 +83,97 @@ def run_demo(
         AutoModel.from_pretrained(output_dir / "model", trust_remote_code=True).eval(),
         AutoProcessor.from_pretrained(output_dir / "model", trust_remote_code=True),
     )
-    answers = answer(loaded, test, labels, label_key, seed)
     train_cells, test_cells = _as_labelled(train, label_key), _as_labelled(test, label_key)
-    results = measure(answers, train_cells, test_cells, seed)
-    results |= _facts_of_run(adata, train, test, labels, manifest, loaded, plan, data, seed)
+    answers = answer(loaded, test, np.unique(train_cells.labels).tolist(), label_key, writer, seed)
+    sentences = _sentences(train, label_key, writer, seed)
+    results = measure(answers, train_cells, test_cells, sentences, writer, seed)
+    results |= _facts_of_run(adata, train_cells, test_cells, manifest, loaded, plan, data, seed)
     results["run"]["seconds"] = time.monotonic() - started
     test.write_h5ad(output_dir / "annotated.h5ad")
     answers["generated"].write_h5ad(output_dir / "generated.h5ad")
     (output_dir / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     (output_dir / "model" / "README.md").write_text(render_model_card(results), encoding="utf-8")
-    write_demo_report(output_dir, results, answers, train_cells, test_cells)
+    write_demo_report(output_dir, results, answers, train_cells, test_cells, writer)
     return results
 
 
-def _prepare(output_dir: Path, overwrite: bool) -> Path:
-    if output_dir.exists() and any(output_dir.iterdir()):
-        if not overwrite:
-            raise ValueError(
-                f"`output_dir`: {output_dir} is not empty. Choose another folder, or pass --overwrite to replace what "
-                "an earlier run left there."
-            )
-        if not (output_dir / "split.json").is_file():
-            raise ValueError(f"`output_dir`: {output_dir} holds files that no earlier run of this command wrote.")
-        shutil.rmtree(output_dir)
+def _check_output(output_dir: Path, overwrite: bool) -> None:
+    """Refuses a folder in which anything but an earlier run of this command would be lost."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"`output_dir`: {output_dir} is a file. Choose the name of a folder.")
+    found = sorted(path.name for path in output_dir.iterdir()) if output_dir.exists() else []
+    if found and not overwrite:
+        raise ValueError(
+            f"`output_dir`: {output_dir} is not empty. Choose another folder, or pass --overwrite to replace what an "
+            "earlier run left there."
+        )
+    foreign = [name for name in found if name not in WRITTEN]
+    if foreign or (found and MANIFEST not in found):
+        raise ValueError(
+            f"`output_dir`: {output_dir} holds {', '.join((foreign or found)[:5])}, which no earlier run of this "
+            "command wrote. Nothing was replaced: choose another folder."
+        )
+
+
+def _clear(output_dir: Path) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
-    return output_dir
+    for path in output_dir.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
-def _labels(adata: "AnnData", label_key: str) -> list[str]:
-    """The cell types, after a look at whether they can be learnt and held out."""
+def _plan(recipe: str | Path | None, output_dir: Path, data: str | Path | None, label_key: str, seed: int) -> Recipe:
+    """The training recipe, told of these cells."""
+    nano = resources.files("scmmgpt") / "train" / "recipes" / "nano.yaml"
+    plan = Recipe.from_yaml(recipe or str(nano), output_dir=str(output_dir / "training"), seed=seed)
+    plan.data.label_key = label_key
+    plan.data.sources = ["demo" if data is None else str(data)]
+    return plan
+
+
+def _tidy_labels(adata: "AnnData", label_key: str, writer: CaptionWriter) -> None:
+    """Writes the cell types as texts will name them into `obs`, after a look at whether they can be learnt."""
     if label_key not in adata.obs:
         raise ValueError(
             f"`label_key` is {label_key!r}, but `obs` has {sorted(adata.obs.columns)}. Name the column of cell types."
         )
-    labels = adata.obs[label_key]
-    if labels.isna().any():
+    labels = np.array([fact.cell_type for fact in read_facts(adata.obs, writer.ontology, label_key)], dtype=object)
+    missing = sum(label is None for label in labels)
+    if missing:
         raise ValueError(
-            f"`{label_key}` is missing for {int(labels.isna().sum())} of {adata.n_obs} cells. Leave those cells out: "
-            f"adata[adata.obs[{label_key!r}].notna()]."
+            f"`label_key`: {label_key!r} is empty or 'unknown' for {missing} of {adata.n_obs} cells. Leave those "
+            "cells out of the file."
         )
-    counts = labels.astype(str).value_counts()
-    if len(counts) < 2 or (counts >= 5).sum() < 2:
+    types, sizes = np.unique(labels, return_counts=True)
+    if (sizes >= LEAST_CELLS_OF_TYPE).sum() < 2:
         raise ValueError(
-            f"`{label_key}` has {len(counts)} type(s), {int((counts >= 5).sum())} of them with 5 cells or more. At "
-            "least two such types are needed to train and to hold out."
+            f"`label_key`: {label_key!r} has {len(types)} type(s), {(sizes >= LEAST_CELLS_OF_TYPE).sum()} of them "
+            f"with {LEAST_CELLS_OF_TYPE} cells or more. At least two such types are needed to train and to hold out."
         )
-    adata.obs[label_key] = labels.astype(str)
-    return sorted(counts.index)
+    writer.mentioned_type(
+        "", types.tolist()
+    )  # labels that are written alike are refused before the training, not after
+    adata.obs[label_key] = labels
 
 
 def _split(adata: "AnnData", label_key: str, seed: int) -> "tuple[AnnData, AnnData, SplitManifest]":
-    """Held out by study or donor where there are several, else by cell, stratified by type."""
+    """
+    Held out by study or donor where there are several, else by cell, stratified by type. Cells of a type that only the
+    held-out donors have are not tested: nothing could have learnt it.
+    """
     group_key = next((key for key in GROUP_KEYS if key in adata.obs and adata.obs[key].nunique() >= MIN_GROUPS), None)
     parts = split_cells(adata.obs, label_key, group_key, test_share=0.2, validation_share=0.0, seed=seed)
     manifest = SplitManifest.from_split(adata.obs, parts, label_key, group_key, seed)
-    heldout = parts["test"]
+    labels = adata.obs[label_key].to_numpy(str)
+    heldout = parts["test"][np.isin(labels[parts["test"]], labels[parts["train"]])]
+    if len(parts["train"]) < max(generation.NEIGHBOURS) or len(np.unique(labels[heldout])) < 2:
+        raise ValueError(
+            f"`data`: of {adata.n_obs} cells, {len(parts['train'])} are for training and {len(heldout)}, of "
+            f"{len(np.unique(labels[heldout]))} type(s), to hold out. Needed are {max(generation.NEIGHBOURS)} for "
+            "training, and two types on both sides: pass more cells."
+        )
     if len(heldout) > MAX_HELD_OUT:
         heldout = np.sort(np.random.default_rng(seed).choice(heldout, MAX_HELD_OUT, replace=False))
     return adata[parts["train"]].copy(), adata[heldout].copy(), manifest
@@ -145,7 +183,9 @@ def _as_labelled(adata: "AnnData", label_key: str) -> LabelledCells:
     return LabelledCells(sparse.csr_matrix(adata.X), adata.obs[label_key].to_numpy(str), list(adata.var_names))
 
 
-def answer(loaded: LoadedModel, test: "AnnData", labels: list[str], label_key: str, seed: int) -> dict[str, Any]:
+def answer(
+    loaded: LoadedModel, test: "AnnData", labels: list[str], label_key: str, writer: CaptionWriter, seed: int
+) -> dict[str, Any]:
     """
     What the model says of the held-out cells, and the cells it generates for their types.
 
@@ -153,7 +193,6 @@ def answer(loaded: LoadedModel, test: "AnnData", labels: list[str], label_key: s
         `dict`: `predicted`, `confidence`, `descriptions` (in `test` too), and `generated`, an AnnData with the label
         that was asked for in `obs`.
     """
-    writer = CaptionWriter(Ontology())
     tl.annotate(test, loaded, labels)
     tl.describe(test, loaded)
     facts = read_facts(test.obs, writer.ontology, label_key)
@@ -175,18 +214,27 @@ def answer(loaded: LoadedModel, test: "AnnData", labels: list[str], label_key: s
         "descriptions": test.obs["scmmgpt_description"].tolist(),
         "generated": generated,
         "generated_cells": _as_labelled(generated, label_key),
-        "sentences": {fact.cell_type: writer.describe(fact, np.random.default_rng(seed)) for fact in facts},
-        "names": {label: [writer.type_name(label)] for label in labels},
     }
 
 
-def measure(answers: dict[str, Any], train: LabelledCells, test: LabelledCells, seed: int) -> dict[str, Any]:
+def _sentences(train: "AnnData", label_key: str, writer: CaptionWriter, seed: int) -> dict[str, str]:
+    """What the look-up baseline says of each type: a description of one of its training cells."""
+    facts = {fact.cell_type: fact for fact in read_facts(train.obs, writer.ontology, label_key)}
+    return {label: writer.describe(fact, np.random.default_rng(seed)) for label, fact in facts.items()}
+
+
+def measure(
+    answers: dict[str, Any],
+    train: LabelledCells,
+    test: LabelledCells,
+    sentences: dict[str, str],
+    writer: CaptionWriter,
+    seed: int,
+) -> dict[str, Any]:
     """The task tables and the goals, from the model's answers."""
     rows = {
         "annotation": annotation.evaluate(train, test, answers["predicted"], answers["confidence"], seed=seed),
-        "description": description.evaluate(
-            train, test, answers["descriptions"], answers["sentences"], names=answers["names"], seed=seed
-        ),
+        "description": description.evaluate(train, test, answers["descriptions"], sentences, writer, seed=seed),
         "generation": generation.evaluate(train, test, answers["generated_cells"], seed=seed),
     }
     checks = check_annotation(rows["annotation"]) + check_generation(rows["generation"])
@@ -195,9 +243,8 @@ def measure(answers: dict[str, Any], train: LabelledCells, test: LabelledCells, 
 
 def _facts_of_run(
     adata: "AnnData",
-    train: "AnnData",
-    test: "AnnData",
-    labels: list[str],
+    train: LabelledCells,
+    test: LabelledCells,
     manifest: SplitManifest,
     loaded: LoadedModel,
     plan: Recipe,
@@ -209,7 +256,7 @@ def _facts_of_run(
     content = b"".join(np.ascontiguousarray(part).tobytes() for part in (counts.indptr, counts.indices, counts.data))
     return {
         "model": {
-            "name": "scMMGPT nano",
+            "name": f"scMMGPT {plan.name}",
             "num_parameters": loaded.model.num_parameters(),
             "text_model": f"{loaded.model.config.text_config.model_type}, "
             + ("trained from scratch" if plan.text.pretrained is None else f"from {plan.text.pretrained}"),
@@ -217,10 +264,10 @@ def _facts_of_run(
         },
         "data": {
             "name": "pbmc68k_reduced (scanpy)" if data is None else Path(data).name,
-            "num_train": train.n_obs,
-            "num_test": test.n_obs,
-            "num_genes": train.n_vars,
-            "types": labels,
+            "num_train": len(train),
+            "num_test": len(test),
+            "num_genes": len(train.gene_names),
+            "types": np.unique(train.labels).tolist(),
             "split": f"20 % held out by {manifest.unit}, seed {seed}",
             "sha256": hashlib.sha256(content).hexdigest(),
         },

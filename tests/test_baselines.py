@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from scmmgpt.data import CaptionWriter, Ontology
 from scmmgpt.evaluation import LabelledCells
 from scmmgpt.evaluation.baselines import (
     class_mean,
@@ -198,17 +199,22 @@ def test_generation_refuses_another_composition_and_too_many_neighbours(train, t
 # Description
 
 
+@pytest.fixture(scope="module")
+def writer():
+    return CaptionWriter(Ontology())
+
+
 def test_lookup_gives_each_label_its_sentence():
     assert lookup.describe(["a", "b", "a"], {"a": "An A.", "b": "A B."}) == ["An A.", "A B.", "An A."]
     with pytest.raises(ValueError, match=r"no sentence for \['c'\]"):
         lookup.describe(["c"], {"a": "An A."})
 
 
-def test_description_rows(train, test_cells):
-    sentences = {label: f"A {label} that expresses GENE{10 * number}." for number, label in enumerate(TYPES)}
+def test_description_rows(train, test_cells, writer):
+    sentences = {label: f"A {label}. Genes: GENE{10 * number}." for number, label in enumerate(TYPES)}
     texts = [sentences[label] for label in test_cells.labels]
     texts[0] = ""
-    rows = description.evaluate(train, test_cells, texts, sentences, seed=0)
+    rows = description.evaluate(train, test_cells, texts, sentences, writer, seed=0)
     assert [row["row"] for row in rows] == [OURS, description.LOOKED_UP, description.SHUFFLED]
     assert rows[0]["right_type"] == pytest.approx(47 / 48)
     assert rows[0]["no_type"] == pytest.approx(1 / 48)
@@ -221,19 +227,22 @@ def test_description_rows(train, test_cells):
     assert rows[0]["grounding_precision"] > rows[2]["grounding_precision"]
 
 
-def test_descriptions_without_genes_have_no_grounding(train, test_cells):
-    sentences = {label: f"A {label}." for label in TYPES}
-    row = description.evaluate(train, test_cells, ["A T cell."] * 48, sentences)[0]
+def test_descriptions_that_claim_no_gene_have_no_grounding(train, test_cells, writer):
+    sentences = {label: f"A {label}, negative for GENE1." for label in TYPES}
+    row = description.evaluate(train, test_cells, ["A T cell."] * 48, sentences, writer)[0]
     assert row["grounding_precision"] is None
     with pytest.raises(ValueError, match="one text per cell"):
-        description.evaluate(train, test_cells, ["A T cell."], sentences)
+        description.evaluate(train, test_cells, ["A T cell."], sentences, writer)
 
 
-def test_read_descriptions_tell_expressed_genes_from_others():
-    cells = LabelledCells(sparse.csr_matrix([[3, 0]]), ["T"], ["LYZ", "NKG7"])
-    (read,) = description.read_descriptions(cells, ["T cell with NKG7, LYZ and ACTB."], {"T": ["T cell"]})
-    assert read.right
-    assert (read.expressed, read.not_expressed) == (["LYZ"], ["NKG7"])
+def test_read_descriptions_tell_expressed_genes_from_others(writer):
+    cells = LabelledCells(sparse.csr_matrix([[3, 0, 1], [3, 0, 1]]), ["CD19+ B", "NK"], ["LYZ", "NKG7", "CD3E"])
+    texts = ["A CD19+ B cell, not an NK cell. Its genes are NKG7, LYZ and ACTB.", "A B cell. It lacks CD3E."]
+    right, wrong = description.read_descriptions(cells, texts, writer, ["CD19+ B", "B cell", "NK"])
+    assert right.right
+    assert (right.expressed, right.not_expressed) == (["LYZ"], ["NKG7"])
+    assert (wrong.named_label, wrong.right) == ("B cell", False)
+    assert (wrong.expressed, wrong.not_expressed) == ([], [])
 
 
 # Goals

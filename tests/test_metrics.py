@@ -235,36 +235,6 @@ def test_memorisation_ratio_by_hand():
 
 # Text
 
-NAMES = {"CD4 T": ["CD4 T cell", "CD4+ T cell"], "T": ["T cell"], "mono": ["monocyte", "CD14+ Monocyte"]}
-
-
-@pytest.mark.parametrize(
-    ("description", "label"),
-    [
-        ("This is a CD4+ T cell of blood.", "CD4 T"),
-        ("A T cell, not a monocyte.", "T"),
-        ("Classical monocytes.", "mono"),
-        ("a cd14+ MONOCYTE", "mono"),
-        ("A premonocyte.", None),
-        ("", None),
-    ],
-)
-def test_find_label(description, label):
-    assert text.find_label(description, NAMES) == label
-
-
-def test_find_genes_keeps_to_symbols_as_written():
-    genes = ["CD4", "CD8A", "HLA-DRA", "SET", "NKG7", "RP11-291B21.2"]
-    said = "A CD4+ T cell with a set of genes: HLA-DRA, NKG7 (and CD8A). NKG7, CD4-positive, RP11-291B21.2."
-    assert text.find_genes(said, genes) == ["HLA-DRA", "NKG7", "CD8A", "RP11-291B21.2"]
-    assert text.find_genes("A CD4 T cell expresses CD4.", genes, ignore=["CD4 T cell"]) == ["CD4"]
-
-
-@given(st.text(max_size=60))
-def test_find_functions_take_any_text(said):
-    assert text.find_label(said, NAMES) in {*NAMES, None}
-    assert set(text.find_genes(said, ["CD4", "A1"], ignore=["T cell"])) <= {"CD4", "A1"}
-
 
 def test_right_type_counts_silence_as_wrong():
     np.testing.assert_array_equal(text.right_type(np.array(["a", "b", "a"]), ["a", None, "b"]), [True, False, False])

@@ -9,13 +9,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from scmmgpt.data import CaptionWriter, Ontology
 from scmmgpt.evaluation import LabelledCells, plots
 from scmmgpt.evaluation.goals import Check
-from scmmgpt.evaluation.model_card import render_model_card
 from scmmgpt.evaluation.report import Illustration, Section, write_report
 from scmmgpt.evaluation.tables import Column, Table, annotation_table, description_table, generation_table
 from scmmgpt.evaluation.tasks import OURS, generation
 from scmmgpt.evaluation.tasks.description import ReadDescription
+from scmmgpt.model_card import render_model_card
 
 GENES = ["LYZ", "CD3E", "MS4A1", "NKG7", "ACTB", "B2M"]
 
@@ -214,10 +215,13 @@ def test_the_task_tables_name_keys_that_the_tasks_return():
     train, test, generated = draw_cells(0, 60), draw_cells(1), draw_cells(2)
     from scmmgpt.evaluation.tasks import annotation, description
 
-    sentences = {label: f"A {label} with LYZ." for label in np.unique(train.labels)}
+    sentences = {label: f"A {label}. Its genes include LYZ." for label in np.unique(train.labels)}
+    writer = CaptionWriter(Ontology())
     tables = [
         annotation_table(annotation.evaluate(train, test, list(test.labels)), "p"),
-        description_table(description.evaluate(train, test, [sentences[x] for x in test.labels], sentences), "p"),
+        description_table(
+            description.evaluate(train, test, [sentences[x] for x in test.labels], sentences, writer), "p"
+        ),
         generation_table(generation.evaluate(train, test, generated), "p"),
     ]
     for table in tables:

@@ -1,7 +1,8 @@
 """Whole cells from words."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,8 +56,9 @@ def generate(
 
     loaded = load(model)
     texts = [text] if isinstance(text, str) else list(text)
-    numbers = [n] * len(texts) if isinstance(n, int) else list(n)
-    if len(numbers) != len(texts) or not texts or min(numbers) < 1:
+    numbers = list(n) if isinstance(n, Iterable) else [n] * len(texts)
+    whole = all(isinstance(number, Integral) and number > 0 for number in numbers)
+    if not texts or len(numbers) != len(texts) or not whole:
         raise ValueError(f"`n` is {n!r} for {len(texts)} text(s): expected one positive number, or one per text.")
     gene_ids = None if genes is None else _panel(loaded, genes)
     counts, prompts = [], []

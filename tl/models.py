@@ -36,12 +36,22 @@ def load(
             as it is.
         device (`str` or `torch.device`, *optional*): CUDA where there is one, else the CPU.
         dtype (`str` or `torch.dtype`): the weights' own when `"auto"`.
+
+    Raises:
+        ValueError: when there is no complete model.
     """
     if isinstance(model, LoadedModel):
         return model
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = ScMMGPTForConditionalGeneration.from_pretrained(model, dtype=dtype)
-    return LoadedModel(loaded.to(device).eval(), ScMMGPTProcessor.from_pretrained(model))
+    try:
+        loaded = ScMMGPTForConditionalGeneration.from_pretrained(model, dtype=dtype)
+        processor = ScMMGPTProcessor.from_pretrained(model)
+    except OSError as error:
+        raise ValueError(
+            f"`model` is {str(model)!r}, where no complete model can be read. Pass the folder that `save_pretrained` "
+            f"or training wrote, with its processor, or a Hub id. The cause: {error}"
+        ) from error
+    return LoadedModel(loaded.to(device).eval(), processor)
 
 
 def cell_batches(

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,16 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..configuration_scmmgpt import ScMMGPTConfig
 from ..data import CaptionWriter, CellFacts, Ontology, demo_cells, name_genes, read_cells, train_tokenizer
 from ..data.dataset import CellTextCorpus, CellTextDataset, ScMMGPTDataCollator, mean_profile, read_facts
+from ..model_card import render_model_card
 from ..modeling_scmmgpt import ScMMGPTForConditionalGeneration
 from ..processing_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor, ScMMGPTProcessor
-from .recipe import Recipe, StageRecipe, TextRecipe
-from .trainer import ModelCardCallback, ScMMGPTTrainer
+from .recipe import FIXED_ARGUMENTS, Recipe, StageRecipe, TextRecipe
+from .trainer import EpochCallback, ModelCardCallback, ScMMGPTTrainer, check_modules
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -71,15 +73,16 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
     profile = mean_profile(cells, len(processor.feature_extractor.vocab))
     model = build_model(recipe, processor, profile, mean_value(processor.feature_extractor, cells))
     dataset = CellTextCorpus(
-        [CellTextDataset(aligned, fact, recipe.seed) for aligned, fact in zip(cells, facts, strict=True)]
+        [CellTextDataset(*source, recipe.seed + place) for place, source in enumerate(zip(cells, facts, strict=True))]
     )
-    card = training_card(recipe)
+    for stage in recipe.stages:
+        check_modules(model, stage.modules)  # not after the stages before it
+    card = training_card(recipe, model, facts, len(processor.feature_extractor.gene_token_ids))
     for place, stage in enumerate(recipe.stages):
         stage_dir = output_dir / "stages" / f"{place}-{stage.name}"
         if (stage_dir / "model").exists():
             model = ScMMGPTForConditionalGeneration.from_pretrained(stage_dir / "model")
             continue
-        set_seed(recipe.seed + place)
         collator = ScMMGPTDataCollator(processor, writer, profile, losses=tuple(stage.losses), **stage.collator)
         if "flow" in stage.losses:
             set_flow_statistics(model, dataset, collator)
@@ -208,7 +211,7 @@ def set_flow_statistics(
     model.train(training)
     targets = torch.cat(targets).double()
     model.cell_generator.target_mean.copy_(targets.mean(0))
-    model.cell_generator.target_std.copy_(targets.std(0).clamp(min=1e-3))
+    model.cell_generator.target_std.copy_(targets.std(0, correction=0).clamp(min=1e-3))
 
 
 def run_stage(
@@ -225,9 +228,7 @@ def run_stage(
     options = {"save_strategy": "no", "logging_steps": 10, "report_to": [], "seed": seed} | stage.arguments
     arguments = TrainingArguments(
         output_dir=str(stage_dir),
-        remove_unused_columns=False,
-        prediction_loss_only=True,
-        label_names=[],
+        **FIXED_ARGUMENTS,
         **options,
     )
     trainer = ScMMGPTTrainer(
@@ -238,19 +239,43 @@ def run_stage(
         processing_class=processor,
         loss_weights=stage.losses,
         modules=stage.modules,
-        callbacks=[ModelCardCallback(card)],
+        callbacks=[ModelCardCallback(card), EpochCallback()],
     )
-    checkpoint = get_last_checkpoint(str(stage_dir)) if stage_dir.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=last_checkpoint(stage_dir))
     model.requires_grad_(True)
     model.eval()
     history = [entry | {"stage": stage.name} for entry in trainer.state.log_history]
     (stage_dir / "losses.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
 
 
-def training_card(recipe: Recipe) -> str:
-    """A model card for a model that nothing has measured yet: what it was trained on, and how."""
-    return "scMMGPT"
+def last_checkpoint(stage_dir: Path) -> str | None:
+    """The newest checkpoint that was written to its end; its model card comes last."""
+    complete = [path.parent for path in stage_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/README.md")]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+
+
+def training_card(
+    recipe: Recipe, model: ScMMGPTForConditionalGeneration, facts: Sequence[Sequence[CellFacts]], num_genes: int
+) -> str:
+    """The model card of a checkpoint: what it is trained on and how; nothing has been measured yet."""
+    text_model = recipe.text.pretrained or "trained from scratch"
+    return render_model_card(
+        {
+            "model": {
+                "name": f"scMMGPT {recipe.name}",
+                "num_parameters": model.num_parameters(),
+                "text_model": f"{model.config.text_config.model_type}, {text_model}",
+                "num_genes": num_genes,
+            },
+            "data": {
+                "name": ", ".join(Path(source).name for source in recipe.data.sources),
+                "num_train": sum(map(len, facts)),
+                "num_genes": num_genes,
+                "types": sorted({fact.cell_type for source in facts for fact in source if fact.cell_type}),
+            },
+            "run": {"seed": recipe.seed, "versions": {name: version(name) for name in ("torch", "transformers")}},
+        }
+    )
 
 
 def save_repository(

@@ -3,13 +3,21 @@
 Architecture goes to the model's configuration and the rest stays here. Must not import the model.
 """
 
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import CONFIG_MAPPING, Blip2QFormerConfig, TrainingArguments
 
-from ..data.dataset import LOSSES
+from ..configuration_scmmgpt import ScMMGPTCellConfig, ScMMGPTConfig
+from ..data.dataset import LOSSES, ScMMGPTDataCollator
+
+# What training decides itself, so that a recipe cannot.
+_FIXED_COLLATOR_OPTIONS = ("processor", "writer", "profile", "losses")
+FIXED_ARGUMENTS = {"remove_unused_columns": False, "prediction_loss_only": True, "label_names": []}
 
 
 @dataclass
@@ -45,6 +53,13 @@ class TextRecipe:
     vocab_size: int = 4096
     config: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _check_known("text.config", self.config, self.config)
+        config = {name: value for name, value in self.config.items() if name != "model_type"}
+        model_type = self.config.get("model_type", "llama")
+        if model_type in CONFIG_MAPPING:  # else the model's configuration says what is wrong
+            _check_config("text.config", config, CONFIG_MAPPING[model_type])
+
 
 @dataclass
 class StageRecipe:
@@ -66,11 +81,19 @@ class StageRecipe:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.losses) - set(LOSSES))
-        if unknown or not self.losses:
-            raise ValueError(
-                f"`losses` of stage {self.name!r} names {unknown or 'nothing'}; choose of {', '.join(LOSSES)}."
-            )
+        where = f"of stage {self.name!r}"
+        if not isinstance(self.losses, dict) or not self.losses:
+            raise ValueError(f"`losses` {where} is {self.losses!r}; expected a weight for each of some losses.")
+        _check_known(f"losses {where}", self.losses, LOSSES)
+        for name, weight in self.losses.items():
+            if not isinstance(weight, Real) or weight < 0:
+                raise ValueError(f"`losses` {where} gives {name} the weight {weight!r}; expected a number, 0 or more.")
+        if not isinstance(self.modules, list) or not self.modules:
+            raise ValueError(f"`modules` {where} is {self.modules!r}; expected a list of parts of the model.")
+        options = {entry.name for entry in fields(ScMMGPTDataCollator)} - set(_FIXED_COLLATOR_OPTIONS)
+        _check_known(f"collator {where}", self.collator, options)
+        options = {entry.name for entry in fields(TrainingArguments)} - {"output_dir", *FIXED_ARGUMENTS}
+        _check_known(f"arguments {where}", self.arguments, options)
 
 
 @dataclass
@@ -85,6 +108,7 @@ class Recipe:
         model (`dict`): fields of [`ScMMGPTConfig`] other than the text model and the vocabularies.
         stages (`list[StageRecipe]`): run in order.
         seed (`int`): of everything that is drawn.
+        name (`str`): what model cards call the model; the name of the YAML file when absent there.
     """
 
     output_dir: str
@@ -93,11 +117,16 @@ class Recipe:
     stages: list[StageRecipe]
     model: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    name: str = "model"
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"`stages` is {names}: expected at least one stage, each with a name of its own.")
+        _check_config("model", self.model, ScMMGPTConfig, fixed=("text_config", "cell_token_id"))
+        _check_config("model.cell_config", self.model.get("cell_config", {}), ScMMGPTCellConfig)
+        for part in ("qformer_config", "text_projector_config"):
+            _check_config(f"model.{part}", self.model.get(part, {}), Blip2QFormerConfig)
 
     @classmethod
     def from_yaml(cls, path: str | Path, **changes: Any) -> "Recipe":
@@ -117,10 +146,12 @@ class Recipe:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from error
-        values = _checked(cls, values, str(path))
+            raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        values = {"name": path.stem} | _checked(cls, values, str(path))
         values["data"] = DataRecipe(**_checked(DataRecipe, values.get("data"), "data"))
         values["text"] = TextRecipe(**_checked(TextRecipe, values.get("text") or {}, "text"))
+        if not isinstance(values["stages"], list):
+            raise ValueError(f"`stages` of the recipe is {values['stages']!r}; expected a list of stages.")
         values["stages"] = [StageRecipe(**_checked(StageRecipe, stage, "stages")) for stage in values["stages"]]
         return replace(cls(**values), **changes)
 
@@ -137,6 +168,32 @@ def _checked(recipe_class: type, values: Any, where: str) -> dict[str, Any]:
             f"`{where}` of the recipe: unknown keys {unknown}, missing keys {missing}. Known keys: {sorted(known)}."
         )
     return dict(values)
+
+
+def _check_known(where: str, values: Any, known: Iterable[str]) -> None:
+    """Unknown names, and numbers that YAML reads as text (1e-3 is one), found before hours of training."""
+    if not isinstance(values, dict):
+        raise ValueError(f"`{where}` is {values!r}; expected a mapping of names to values.")
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"`{where}` names {unknown}; choose of {', '.join(sorted(known))}.")
+    for name, value in values.items():
+        if isinstance(value, str) and _is_number(value):
+            raise ValueError(f"`{where}`: {name} is the text {value!r}. Write a number, with its point: 1.0e-3.")
+
+
+def _check_config(where: str, values: Any, config_class: type, fixed: Iterable[str] = ()) -> None:
+    """A configuration takes any name without a word, and a slip of the pen would train another model."""
+    known = {entry.name for entry in fields(config_class)} | set(config_class.attribute_map)
+    _check_known(where, values, known - set(fixed))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 __all__ = ["DataRecipe", "Recipe", "StageRecipe", "TextRecipe"]

@@ -72,13 +72,19 @@ def freeze_all_but(model: nn.Module, modules: list[str]) -> list[nn.Module]:
     Raises:
         ValueError: when a name is not a part of the model.
     """
+    check_modules(model, modules)
     parts = dict(model.named_children())
-    unknown = sorted(set(modules) - set(parts))
-    if unknown:
-        raise ValueError(f"`modules` names {unknown}, which the model does not have. Its parts: {sorted(parts)}.")
     for name, part in parts.items():
         part.requires_grad_(name in modules)
     return [part for name, part in parts.items() if name not in modules]
+
+
+def check_modules(model: nn.Module, modules: list[str]) -> None:
+    """Raises a `ValueError` when a name is not a part of the model."""
+    parts = sorted(name for name, _ in model.named_children())
+    unknown = sorted(set(modules) - set(parts))
+    if unknown:
+        raise ValueError(f"`modules` names {unknown}, which the model does not have. Its parts: {parts}.")
 
 
 class ModelCardCallback(TrainerCallback):
@@ -93,4 +99,14 @@ class ModelCardCallback(TrainerCallback):
             (checkpoint / "README.md").write_text(self.card, encoding="utf-8")
 
 
-__all__ = ["ModelCardCallback", "ScMMGPTTrainer", "freeze_all_but"]
+class EpochCallback(TrainerCallback):
+    """
+    Tells the dataset the epoch. accelerate does so as well, but not after a restart inside an epoch, nor with several
+    processes (`DataLoaderShard.set_epoch` stops at the sampler).
+    """
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        kwargs["train_dataloader"].dataset.set_epoch(int(state.epoch or 0))
+
+
+__all__ = ["EpochCallback", "ModelCardCallback", "ScMMGPTTrainer", "check_modules", "freeze_all_but"]

@@ -1,51 +1,14 @@
-"""What a description says: the type it names, the genes it names, and whether the cell expresses them.
+"""Scores of what descriptions say: whether the type is right, and whether the cell expresses the genes named.
+
+Reading the type and the genes off a text is `data.captions`' work.
 
 BLEU and its kin belong here too, through a kept library with its tokenisation named; they reward wording.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import sparse
-
-GENE_TOKEN = re.compile(r"(?<![\w-])[A-Za-z][\w.-]*\w(?![\w+-])")
-
-
-def find_label(text: str, names: Mapping[str, Sequence[str]]) -> str | None:
-    """
-    The label that a text names, or `None`.
-
-    The first mention counts, as a reader would take it, and the longest of the names that begin there ("CD4 T cell"
-    before "CD4"). Whole words, any case, plural accepted. Every row of a table goes through this same function.
-
-    Args:
-        text (`str`):
-            A description.
-        names (`dict[str, list[str]]`):
-            For each label the phrases that name it: the label itself, its ontology name, its synonyms.
-    """
-    best: tuple[int, int, str] | None = None
-    for label, phrases in names.items():
-        for phrase in phrases:
-            match = re.search(rf"(?<!\w){re.escape(phrase)}s?(?!\w)", text, flags=re.IGNORECASE)
-            if match and (best is None or (match.start(), -len(phrase)) < best[:2]):
-                best = (match.start(), -len(phrase), label)
-    return best[2] if best else None
-
-
-def find_genes(text: str, gene_names: Iterable[str], ignore: Iterable[str] = ()) -> list[str]:
-    """
-    The genes that a text names, in order, each once.
-
-    Case counts ("set" is a word, SET a gene). Phrases in `ignore`, usually the names of the cell types, are cut out
-    first, and a symbol followed by "+" is a surface marker: the CD4 of "CD4+ T cell" is not a claim about that gene's
-    transcripts.
-    """
-    for phrase in sorted(ignore, key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(phrase)}s?(?!\w)", " ", text, flags=re.IGNORECASE)
-    known = set(gene_names)
-    return list(dict.fromkeys(word for word in GENE_TOKEN.findall(text) if word in known))
 
 
 def right_type(labels: np.ndarray, named: Sequence[str | None]) -> np.ndarray:

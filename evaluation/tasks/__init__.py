@@ -3,4 +3,6 @@
 A task sees predictions as plain labels, texts and counts, so any model can be put on the first row.
 """
 
-OURS = "scMMGPT"
+from ...model_card import OURS
+
+__all__ = ["OURS"]

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...data.captions import CaptionWriter, named_genes
 from ..baselines import logistic_regression, lookup
 from ..cells import LabelledCells, check_same_genes
 from ..metrics.bootstrap import bootstrap_interval
-from ..metrics.text import find_genes, find_label, grounding_precision, right_type, split_by_expression
+from ..metrics.text import grounding_precision, right_type, split_by_expression
 from . import OURS
 
 LOOKED_UP = "classify, then look up"
@@ -44,24 +45,27 @@ class ReadDescription:
 
 
 def read_descriptions(
-    cells: LabelledCells, descriptions: Sequence[str], names: Mapping[str, Sequence[str]]
+    cells: LabelledCells, descriptions: Sequence[str], writer: CaptionWriter, labels: Sequence[str]
 ) -> list[ReadDescription]:
     """
-    Finds the type and the genes that each description names, and looks the genes up in the cell.
+    Finds the type that each description names and the genes that it says are expressed, and looks the genes up in
+    the cell.
 
     Args:
         cells ([`LabelledCells`]):
             The `n` cells described.
         descriptions (`n` strings):
             One text per cell.
-        names (`dict[str, list[str]]`):
-            For each label the phrases that name it.
+        writer ([`~scmmgpt.data.CaptionWriter`]):
+            Knows by which names texts call a label.
+        labels (`list[str]`):
+            All types that a text may name, not only those of `cells`.
     """
-    phrases = [phrase for each in names.values() for phrase in each]
-    genes = [find_genes(text, cells.gene_names, ignore=phrases) for text in descriptions]
+    vocabulary = set(cells.gene_names)
+    genes = [named_genes(text, vocabulary) for text in descriptions]
     split = split_by_expression(genes, cells.counts, cells.gene_names)
     return [
-        ReadDescription(text, str(label), find_label(text, names), expressed, not_expressed)
+        ReadDescription(text, str(label), writer.mentioned_type(text, labels), expressed, not_expressed)
         for text, label, (expressed, not_expressed) in zip(descriptions, cells.labels, split, strict=True)
     ]
 
@@ -71,7 +75,7 @@ def evaluate(
     test: LabelledCells,
     descriptions: Sequence[str],
     sentences: Mapping[str, str],
-    names: Mapping[str, Sequence[str]] | None = None,
+    writer: CaptionWriter,
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> list[dict]:
@@ -88,8 +92,8 @@ def evaluate(
         sentences (`dict[str, str]`):
             One reference sentence per label, for the look-up row and the shuffled row, in which each cell gets
             another cell's sentence.
-        names (`dict[str, list[str]]`, *optional*):
-            For each label the phrases that name it; by default the label itself.
+        writer ([`~scmmgpt.data.CaptionWriter`]):
+            Reads every row's texts; see [`read_descriptions`].
         groups (`(n,)`, *optional*):
             Donor or study of each cell, the unit of the bootstrap; without it, cells.
         seed (`int`, *optional*, defaults to 0):
@@ -105,8 +109,7 @@ def evaluate(
         raise ValueError(
             f"descriptions has {len(descriptions)} texts for {len(test)} held-out cells: pass one text per cell"
         )
-    if names is None:
-        names = {str(label): [str(label)] for label in np.unique(np.concatenate([train.labels, test.labels]))}
+    labels = np.unique(np.concatenate([train.labels, test.labels])).tolist()
     classified, _ = logistic_regression.predict(train, test.counts, seed)
     shuffled = np.random.default_rng(seed).permutation(test.labels)
     texts = {
@@ -114,25 +117,22 @@ def evaluate(
         LOOKED_UP: lookup.describe(classified, sentences),
         SHUFFLED: lookup.describe(shuffled, sentences),
     }
-    return [_row(name, test, each, names, groups, seed) for name, each in texts.items()]
+    return [
+        _row(name, test.labels, read_descriptions(test, each, writer, labels), groups, seed)
+        for name, each in texts.items()
+    ]
 
 
 def _row(
-    name: str,
-    test: LabelledCells,
-    texts: list[str],
-    names: Mapping[str, Sequence[str]],
-    groups: np.ndarray | None,
-    seed: int,
+    name: str, true_labels: np.ndarray, read: list[ReadDescription], groups: np.ndarray | None, seed: int
 ) -> dict:
-    read = read_descriptions(test, texts, names)
-    right = right_type(test.labels, [each.named_label for each in read])
+    right = right_type(true_labels, [each.named_label for each in read])
     expressed = np.array([len(each.expressed) for each in read])
     named = expressed + np.array([len(each.not_expressed) for each in read])
     low, high = bootstrap_interval(np.mean, right, groups=groups, seed=seed)
     row = {
         "row": name,
-        "num_cells": len(test),
+        "num_cells": len(read),
         "right_type": float(right.mean()),
         "right_type_low": low,
         "right_type_high": high,
