@@ -1,4 +1,4 @@
-"""The command `scmmgpt`. Every task imports what it needs when it is called, so that `--help` is instant."""
+"""The command `scmmgpt`. Every task imports what it needs when it is called: `--help` waits for the package alone."""
 
 import argparse
 import sys

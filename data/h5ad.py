@@ -70,13 +70,20 @@ def name_genes(adata: anndata.AnnData) -> anndata.AnnData:
             adata = adata[:, is_gene].copy()
     names = adata.var_names.astype(str)
     is_ensembl = names.str.match(_ENSEMBL_ID)
-    ids = next((adata.var[column].astype(str) for column in _ID_COLUMNS if column in adata.var), None)
-    adata.var["ensembl_id"] = np.where(is_ensembl, names, "" if ids is None else ids)
-    if is_ensembl.mean() > 0.5:
-        symbols = next((adata.var[column].astype(str) for column in _SYMBOL_COLUMNS if column in adata.var), names)
-        adata.var_names = np.asarray(symbols, dtype=str)
+    ids = _column(adata, _ID_COLUMNS, np.full(adata.n_vars, ""))
+    adata.var["ensembl_id"] = np.where(is_ensembl, names, ids)
+    if 2 * is_ensembl.sum() > adata.n_vars:
+        adata.var_names = _column(adata, _SYMBOL_COLUMNS, names)
     adata.var_names_make_unique()
     return adata
+
+
+def _column(adata: anndata.AnnData, columns: tuple[str, ...], default: np.ndarray) -> np.ndarray:
+    """The first of several columns of `var` that there is, as strings; the default where it has no value, too."""
+    column = next((adata.var[name] for name in columns if name in adata.var), None)
+    if column is None:
+        return np.asarray(default, dtype=str)
+    return np.where(column.isna(), default, column.astype(str))
 
 
 def recover_counts(adata: anndata.AnnData) -> anndata.AnnData:

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmmgpt.data.h5ad import demo_cells, read_cells, recover_counts
+from scmmgpt.data.h5ad import demo_cells, name_genes, read_cells, recover_counts
 
 
 def make_counts(num_cells=20, num_genes=50, seed=0, largest=None):
@@ -150,6 +150,40 @@ def test_missing_files_and_other_formats(tmp_path):
         file.create_group("matrix")
     with pytest.raises(ValueError, match=r"\['matrix'\].*read_10x_h5"):
         read_cells(tmp_path / "tenx.h5")
+
+
+# Names of genes
+
+ENSEMBL_IDS = [f"ENSG{i:011d}" for i in range(4)]
+
+
+def genes_of(names, **columns):
+    return anndata.AnnData(X=np.arange(8.0).reshape(2, 4), var=pd.DataFrame(columns, index=names))
+
+
+@pytest.mark.parametrize("column", ["feature_name", "gene_symbols", "symbol"])
+@pytest.mark.parametrize("dtype", [object, "category"])
+def test_symbols_become_the_names_of_genes_known_by_ensembl_id(column, dtype):
+    adata = genes_of(ENSEMBL_IDS, **{column: pd.Series(["CD4", "CD8A", None, "CD4"], ENSEMBL_IDS, dtype=dtype)})
+    assert name_genes(adata) is adata
+    assert adata.var_names.tolist() == ["CD4", "CD8A", ENSEMBL_IDS[2], "CD4-1"]
+    assert adata.var["ensembl_id"].tolist() == ENSEMBL_IDS
+
+
+def test_symbols_stay_and_ids_are_found_beside_them():
+    adata = name_genes(genes_of(["CD4", "CD8A", "LYZ", "NKG7"], gene_ids=[*ENSEMBL_IDS[:3], None]))
+    assert adata.var_names.tolist() == ["CD4", "CD8A", "LYZ", "NKG7"]
+    assert adata.var["ensembl_id"].tolist() == [*ENSEMBL_IDS[:3], ""]
+    assert name_genes(genes_of(["CD4", "CD8A", "LYZ", "NKG7"])).var["ensembl_id"].tolist() == [""] * 4
+    assert name_genes(genes_of(ENSEMBL_IDS)).var_names.tolist() == ENSEMBL_IDS  # better than nothing
+
+
+def test_surface_proteins_are_no_genes():
+    kinds = ["Gene Expression", "Antibody Capture", "Gene Expression", "Antibody Capture"]
+    adata = name_genes(genes_of(["CD4", "CD4 protein", "LYZ", "CD8A"], feature_types=pd.Categorical(kinds)))
+    assert adata.var_names.tolist() == ["CD4", "LYZ"]
+    np.testing.assert_array_equal(adata.X, [[0, 2], [4, 6]])
+    assert name_genes(genes_of(["a", "b", "c", "d"], feature_types=["Peaks"] * 4)).n_vars == 4
 
 
 def test_demonstration_cells():

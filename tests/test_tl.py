@@ -267,7 +267,9 @@ def test_a_panel_restricts_the_genes_and_keeps_their_shares(loaded):
     np.testing.assert_allclose(dense(panel).mean(0) / dense(panel).mean(), whole.mean(0) / whole.mean(), atol=0.2)
 
 
-def test_numbers_of_cells_may_be_of_numpy(loaded):
+def test_any_number_of_cells_may_be_asked_for(loaded):
+    many = dense(tl.generate("A monocyte.", loaded, n=600))  # more than are drawn at a time
+    assert len(np.unique(many, axis=0)) == 600
     assert tl.generate("A monocyte.", loaded, n=np.int64(2)).n_obs == 2
     assert tl.generate(["A monocyte.", "B"], loaded, n=np.array([1, 2])).n_obs == 3
 
@@ -281,7 +283,7 @@ def test_numbers_of_cells_may_be_of_numpy(loaded):
         ({"text": "A B cell.", "n": [1, 2]}, r"`n` is \[1, 2\] for 1 text\(s\)"),
         ({"text": [], "n": []}, r"`n` is \[\] for 0 text\(s\)"),
         ({"text": " "}, "`text` must be a string"),
-        ({"text": ["A B cell.", None]}, "`text` must be a string"),
+        ({"text": ["A B cell.", None]}, "`text` is .*None.*: expected a description"),
         ({"text": "<cell> again"}, "placeholder"),
         ({"text": "A B cell.", "genes": ["GENE1", "TP53"]}, r"`genes` names 1 that the model does not know.*'TP53'"),
         ({"text": "A B cell.", "genes": "GENE1"}, "`genes` is the text 'GENE1': expected a list"),
@@ -360,12 +362,17 @@ def test_a_model_may_be_a_folder(loaded, adata, tmp_path):
     assert tl.load(str(tmp_path / "model"), "cpu", torch.bfloat16).model.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("missing", ["everything", "config.json", "model.safetensors", "processor_config.json"])
+@pytest.mark.parametrize(
+    "missing", ["everything", "config.json", "model_type", "model.safetensors", "processor_config.json"]
+)
 def test_an_incomplete_folder_is_refused(loaded, tmp_path, missing):
     folder = tmp_path / "model"
     if missing != "everything":
         loaded.model.save_pretrained(folder)
         loaded.processor.save_pretrained(folder)
-        (folder / missing).unlink()
-    with pytest.raises(ValueError, match="`model` is '.*', where no complete model can be read"):
+        if missing == "model_type":
+            (folder / "config.json").write_text('{"model_type": "gpt2"}')
+        else:
+            (folder / missing).unlink()
+    with pytest.raises(ValueError, match=r"`model` is '.*', where no complete model can be read"):
         tl.load(folder)

@@ -75,6 +75,9 @@ def _texts_by_label(
     if not isinstance(labels, Mapping):
         if isinstance(labels, str):
             raise ValueError(f"`labels` is the text {labels!r}: expected a list of candidate cell types.")
+        nameless = [label for label in labels if not isinstance(label, str) or not label.strip()]
+        if nameless:
+            raise ValueError(f"`labels` holds {nameless[0]!r}: expected the names of cell types. Leave it out.")
         writer = CaptionWriter(ontology)
         labels = {label: writer.candidates(label) for label in dict.fromkeys(labels)}
     if len(labels) < 2:

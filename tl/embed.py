@@ -62,12 +62,21 @@ def search(
 
     Returns:
         `np.ndarray` of shape `(cells,)`: places in `adata`, best first.
+
+    Raises:
+        ValueError: when the query is empty, or the embeddings are not this model's.
     """
     if not query.strip():
         raise ValueError("`query` is empty: write what kind of cell to look for.")
     loaded = load(model)
     if embedding_key not in adata.obsm:
         embed(adata, loaded, key_added=embedding_key, layer=layer)
+    width, expected = adata.obsm[embedding_key].shape[1], loaded.model.config.contrastive_size
+    if width != expected:
+        raise ValueError(
+            f"`embedding_key`: {embedding_key!r} is of width {width}, and the embeddings of this model of {expected}. "
+            "Name the entry that `embed` wrote with it."
+        )
     text_embeds = loaded.model.get_text_embeddings(**loaded.processor(text=query).to(loaded.model.device))
     similarity = adata.obsm[embedding_key] @ text_embeds[0].float().cpu().numpy()
     adata.obs[key_added] = similarity

@@ -55,11 +55,9 @@ def generate(
     from scipy import sparse
 
     loaded = load(model)
-    texts = [text] if isinstance(text, str) else list(text)
-    numbers = list(n) if isinstance(n, Iterable) else [n] * len(texts)
-    whole = all(isinstance(number, Integral) and number > 0 for number in numbers)
-    if not texts or len(numbers) != len(texts) or not whole:
-        raise ValueError(f"`n` is {n!r} for {len(texts)} text(s): expected one positive number, or one per text.")
+    texts, numbers = _requests(text, n)
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"`seed` is {seed!r}: expected a whole number, 0 or more.")
     gene_ids = None if genes is None else _panel(loaded, genes)
     counts, prompts = [], []
     with tqdm(total=sum(numbers), desc="generate", unit="cell") as progress:
@@ -89,7 +87,22 @@ def generate(
     return adata
 
 
+def _requests(text: str | Sequence[str], n: int | Sequence[int]) -> tuple[list[str], list[int]]:
+    """Every text with its number of cells."""
+    texts = [text] if isinstance(text, str) else list(text)
+    if not all(isinstance(each, str) for each in texts):
+        raise ValueError(f"`text` is {text!r}: expected a description or a list of descriptions.")
+    numbers = list(n) if isinstance(n, Iterable) else [n] * len(texts)
+    whole = all(isinstance(number, Integral) and number > 0 for number in numbers)
+    if not texts or len(numbers) != len(texts) or not whole:
+        raise ValueError(f"`n` is {n!r} for {len(texts)} text(s): expected one positive number, or one per text.")
+    return texts, [int(number) for number in numbers]
+
+
 def _panel(loaded: LoadedModel, genes: Sequence[str]) -> torch.Tensor:
+    if isinstance(genes, str) or not len(genes):
+        found = f"the text {genes!r}" if isinstance(genes, str) else "empty"
+        raise ValueError(f"`genes` is {found}: expected a list of gene names, or `None` for all genes.")
     ids = loaded.processor.feature_extractor.gene_ids(genes)
     unknown = [gene for gene, gene_id in zip(genes, ids, strict=True) if gene_id < 0]
     if unknown:

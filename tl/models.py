@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import BatchFeature
 
+from ..configuration_scmmgpt import ScMMGPTConfig
 from ..modeling_scmmgpt import ScMMGPTForConditionalGeneration
 from ..processing_scmmgpt import ScMMGPTProcessor
 
@@ -44,6 +45,9 @@ def load(
         return model
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        config, _ = ScMMGPTConfig.get_config_dict(model)
+        if config.get("model_type") != ScMMGPTConfig.model_type:  # or transformers would fill in what is missing
+            raise OSError(f"its config.json is missing or of model type {config.get('model_type')!r}")
         loaded = ScMMGPTForConditionalGeneration.from_pretrained(model, dtype=dtype)
         processor = ScMMGPTProcessor.from_pretrained(model)
     except OSError as error:
