@@ -1,5 +1,5 @@
 # `make demo` and `make test` each do all of their own set-up. They need Python 3.11 or newer, and make.
-PYTHON ?= $(firstword $(shell command -v python3.11 python3))
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # The set-up runs again only when what it installs from has changed.
@@ -20,8 +20,9 @@ install: $(STAMP)
 
 # torch goes first and exactly, so that pip does not choose another build of it for some other package.
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("scMMGPT needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "scMMGPT needs Python 3.11 or newer, found '$(PYTHON)': make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[all]"

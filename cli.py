@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+LAYER = "layer with the counts, or raw; X when absent"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """
@@ -18,11 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
-        print(f"scmmgpt: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
     except ModuleNotFoundError as error:
         print(f"scmmgpt: {error}. Install it with: pip install 'scmmgpt[{options.extra}]'", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, ImportError) as error:
+        print(f"scmmgpt: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
 
@@ -33,12 +35,20 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="train, reload, annotate, describe, generate and report, in minutes")
     demo.add_argument("--data", help=".h5ad of raw counts; the 700 blood cells that scanpy ships when absent")
+    demo.add_argument("--layer", help=LAYER)
     demo.add_argument("--label-key", default="cell_type", help="column of obs with the cell types")
     demo.add_argument("--output-dir", default="scmmgpt_demo", help="where everything is written")
     demo.add_argument("--recipe", help="training recipe (YAML); nano when absent")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--overwrite", action="store_true", help="replace what an earlier run left")
     demo.set_defaults(run=_demo, extra="demo")
+
+    pretrain = commands.add_parser("pretrain", help="train a model from a recipe")
+    pretrain.add_argument("recipe", help="a YAML file; see train/recipes")
+    pretrain.add_argument("--output-dir", help="instead of the recipe's own")
+    pretrain.add_argument("--layer", help=f"{LAYER}; instead of the recipe's own")
+    pretrain.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    pretrain.set_defaults(run=_pretrain, extra="train")
 
     annotate = commands.add_parser("annotate", help="write cell types into an .h5ad")
     _add_cells(annotate)
@@ -69,7 +79,7 @@ def _add_cells(command: argparse.ArgumentParser) -> None:
     command.add_argument("cells", help=".h5ad of raw counts")
     command.add_argument("--model", required=True, help="folder or Hub id of a model")
     command.add_argument("--output", required=True, type=_new_file, help=".h5ad to write")
-    command.add_argument("--layer", help="layer with the counts; X when absent")
+    command.add_argument("--layer", help=LAYER)
 
 
 def _new_file(path: str) -> Path:
@@ -85,6 +95,7 @@ def _demo(options: argparse.Namespace) -> None:
         options.output_dir,
         data=options.data,
         label_key=options.label_key,
+        layer=options.layer,
         recipe=options.recipe,
         seed=options.seed,
         overwrite=options.overwrite,
@@ -93,6 +104,16 @@ def _demo(options: argparse.Namespace) -> None:
     for check in results["checks"]:
         print(f"{'reached' if check['reached'] else 'MISSED '}  {check['goal']}: {check['measured']}")
     print(f"\nEverything is in {options.output_dir}/; open {options.output_dir}/report.html first.")
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    from .train.pretrain import pretrain
+    from .train.recipe import Recipe
+
+    recipe = Recipe.from_yaml(options.recipe)
+    recipe.output_dir = options.output_dir or recipe.output_dir
+    recipe.data.layer = options.layer or recipe.data.layer
+    print(f"The model is in {pretrain(recipe, resume=options.resume)}/.")
 
 
 def _annotate(options: argparse.Namespace) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, Blip2QFormerConfig, PreTrainedConfig
 
+# Label of an expression value that is not to be learnt; model and data share it.
+IGNORE_VALUE = -100.0
+
 
 def _check_heads(name: str, hidden_size: int, num_attention_heads: int) -> None:
     if hidden_size % num_attention_heads:
@@ -50,6 +53,9 @@ class ScMMGPTCellConfig(PreTrainedConfig):
             expressed". Off for exact scGPT.
         pad_token_id, cls_token_id (`int`):
             Gene tokens of padding and of the cell state.
+        eoc_token_id (`int`, *optional*):
+            scGPT's `<eoc>` (60696 in its whole-human vocabulary), which is no gene; `None` where the vocabulary has
+            none.
         initializer_range (`float`):
             Standard deviation of the initial weights.
     """
@@ -72,15 +78,23 @@ class ScMMGPTCellConfig(PreTrainedConfig):
     use_panel_embedding: bool = False
     pad_token_id: int = 60694
     cls_token_id: int = 60695
+    eoc_token_id: int | None = None
     initializer_range: float = 0.02
+
+    @property
+    def special_token_ids(self) -> list[int]:
+        """Ids of the tokens that are no genes."""
+        ids = (self.pad_token_id, self.cls_token_id, self.eoc_token_id)
+        return [token_id for token_id in ids if token_id is not None]
 
     def __post_init__(self, **kwargs) -> None:
         super().__post_init__(**kwargs)
         _check_heads("cell_config", self.hidden_size, self.num_attention_heads)
-        for name in ("pad_token_id", "cls_token_id"):
-            if not 0 <= getattr(self, name) < self.vocab_size:
+        for name in ("pad_token_id", "cls_token_id", "eoc_token_id"):
+            token_id = getattr(self, name)
+            if not (token_id is None and name == "eoc_token_id") and not 0 <= token_id < self.vocab_size:
                 raise ValueError(
-                    f"`cell_config.{name}`={getattr(self, name)} lies outside the gene vocabulary of "
+                    f"`cell_config.{name}`={token_id} lies outside the gene vocabulary of "
                     f"vocab_size={self.vocab_size}. Set it to the id that the gene vocabulary gives this token."
                 )
 

@@ -5,6 +5,7 @@ scipy and pandas objects are recognised by what they offer, never by their class
 """
 
 import copy
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-PAD_TOKEN, CLS_TOKEN, EOC_TOKEN = "<pad>", "<cls>", "<eoc>"
+PAD_TOKEN, CLS_TOKEN = "<pad>", "<cls>"
 # Columns of `var` that may name a gene that `var_names` does not, in the order they are asked.
 NAME_COLUMNS = (
     "ensembl_id",
@@ -32,6 +33,7 @@ NAME_COLUMNS = (
 # What follows the stable part is a version (".12") or a copy of the same gene (".15_PAR_Y").
 ENSEMBL_ID = re.compile(r"(ENS[A-Z]*G\d{6,})(?:[._].*)?$")
 MOUSE_NAME = re.compile(r"ENSMUSG\d|[A-Z][a-z]+[0-9A-Za-z.-]*$")
+RAW_LAYER = "raw"  # as `layer`: adata.raw
 # Whole numbers that were stored as float32, or divided and multiplied again, are off by less.
 COUNT_TOLERANCE = 1e-3
 ROWS_PER_BLOCK = 8192
@@ -100,6 +102,7 @@ class AlignedCounts:
         panel (`np.ndarray` of shape `(M,)`, int64): Ids of the genes that were measured, ascending. A panel gene
             without an entry was not seen in that cell; a gene outside the panel was not looked for.
         report ([`GeneMatchReport`]): How the genes of the file were found.
+        vocab_fingerprint (`str`): Digest of the gene vocabulary that the ids belong to.
         cell_names (`list[str]`, *optional*): Names of the cells, where the input has them.
     """
 
@@ -108,6 +111,7 @@ class AlignedCounts:
     counts: np.ndarray
     panel: np.ndarray
     report: GeneMatchReport
+    vocab_fingerprint: str
     cell_names: list[str] | None = None
 
     def __len__(self) -> int:
@@ -132,19 +136,6 @@ class AlignedCounts:
             cell_names=self.cell_names and [self.cell_names[cell] for cell in cells],
         )
 
-    def restrict(self, panel_ids: np.ndarray) -> "AlignedCounts":
-        """The cells as if only `panel_ids` had been measured, which may leave some with nothing."""
-        panel = np.intersect1d(self.panel, panel_ids)
-        if not panel.size:
-            raise ValueError(
-                f"`panel_ids`: none of the {np.size(panel_ids)} ids is one of the {self.panel.size} measured genes. "
-                "Pass ids as in `panel`."
-            )
-        kept = np.isin(self.gene_ids, panel)
-        indptr = np.concatenate([[0], np.cumsum(kept)])[self.indptr]
-        gene_ids, counts = self.gene_ids[kept], self.counts[kept]
-        return replace(self, indptr=indptr, gene_ids=gene_ids, counts=counts, panel=panel)
-
 
 @dataclass
 class _CountTable:
@@ -155,6 +146,8 @@ class _CountTable:
     # The first list names the features, the others fill its gaps. None is a feature but no gene.
     names: list[list[Any]]
     cell_names: list[str] | None = None
+    # Values of `layer` that an AnnData offers besides the one that was read.
+    other_layers: list[str] | None = None
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Rows, columns and values of the stored entries; a sparse matrix is never made dense."""
@@ -189,20 +182,29 @@ class _CountTable:
 
 
 def _read_anndata(adata: Any, gene_names: Sequence[str] | None, layer: str | None) -> _CountTable:
-    matrix = adata.X if layer is None else adata.layers.get(layer)
+    source, offered = adata, list(adata.layers)
+    if adata.raw is not None and RAW_LAYER not in offered:
+        offered.append(RAW_LAYER)
+    if layer is None:
+        matrix = adata.X
+    elif layer == RAW_LAYER and adata.raw is not None:
+        source, matrix = adata.raw, adata.raw.X  # with genes of its own, often more than adata
+    else:
+        matrix = adata.layers.get(layer)
     if matrix is None:
         raise ValueError(
             f"`layer`: the AnnData has no {'X' if layer is None else f'layer {layer!r}'}. Layers available: "
-            f"{_examples(adata.layers, 20)}."
+            f"{_examples(offered, 20)}."
         )
-    names = [list(adata.var_names if gene_names is None else gene_names)]
-    names += [list(adata.var[column]) for column in NAME_COLUMNS if column in adata.var.columns]
-    if "feature_types" in adata.var.columns and len(names[0]) == adata.shape[1]:
+    names = [list(source.var_names if gene_names is None else gene_names)]
+    names += [list(source.var[column]) for column in NAME_COLUMNS if column in source.var.columns]
+    if "feature_types" in source.var.columns and len(names[0]) == source.shape[1]:
         # CITE-seq: the surface protein called CD4 is not the gene CD4.
-        gene = [kind == "Gene Expression" for kind in adata.var["feature_types"]]
+        gene = [kind == "Gene Expression" for kind in source.var["feature_types"]]
         if any(gene):
             names = [[n if g else None for n, g in zip(x, gene, strict=True)] for x in names]
-    return _CountTable(matrix, tuple(adata.shape), names, [str(name) for name in adata.obs_names])
+    others = [name for name in offered if name != layer]
+    return _CountTable(matrix, tuple(source.shape), names, [str(name) for name in adata.obs_names], others)
 
 
 def _read_matrix(matrix: Any, gene_names: Sequence[str] | None) -> _CountTable:
@@ -252,12 +254,13 @@ def _read_cells(cells: Any, gene_names: Sequence[str] | None, layer: str | None)
     return table
 
 
-def _check_counts(values: np.ndarray) -> np.ndarray:
+def _check_counts(values: np.ndarray, other_layers: Sequence[str] | None) -> np.ndarray:
     """The values as float64 whole numbers; anything but raw counts is an error."""
-    cure = (
-        'Pass raw counts: `layer="counts"` or `adata.raw.to_adata()` where the file keeps them, or '
-        "recover them from log-normalised values with `scmmgpt.data.recover_counts`."
-    )
+    place = ""
+    if other_layers is not None:
+        offered = " or ".join(f'`layer="{name}"`' for name in other_layers)
+        place = f" (the file also offers {offered})" if offered else " (the file offers no layer and no raw)"
+    cure = f"Pass raw counts{place}, or recover them from log-normalised values with `scmmgpt.data.recover_counts`."
     if values.dtype.kind == "b":
         raise ValueError(
             "`cells` holds booleans: whether a gene was seen, not how often. Pass raw counts, or `cells.astype(int)` "
@@ -282,8 +285,9 @@ def _check_counts(values: np.ndarray) -> np.ndarray:
     return np.rint(values)
 
 
-def _pad_rows(rows: Sequence[np.ndarray], value: float, dtype: type) -> np.ndarray:
-    padded = np.full((len(rows), max(map(len, rows))), value, dtype=dtype)
+def pad_rows(rows: Sequence[np.ndarray], value: float) -> np.ndarray:
+    """Rows of different lengths -> one array of the first row's dtype, filled up on the right."""
+    padded = np.full((len(rows), max(map(len, rows))), value, dtype=rows[0].dtype)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
     return padded
@@ -348,9 +352,9 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
     def from_genes(
         cls, symbols: Sequence[str], ensembl_ids: Sequence[str] | None = None, **kwargs
     ) -> "ScMMGPTFeatureExtractor":
-        """A vocabulary of `symbols` in the given order, then `<pad>`, `<cls>` and `<eoc>`."""
-        ensembl_ids = None if ensembl_ids is None else [*ensembl_ids, "", "", ""]
-        return cls([*symbols, PAD_TOKEN, CLS_TOKEN, EOC_TOKEN], ensembl_ids, **kwargs)
+        """A vocabulary of `symbols` in the given order, then `<pad>` and `<cls>`."""
+        ensembl_ids = None if ensembl_ids is None else [*ensembl_ids, "", ""]
+        return cls([*symbols, PAD_TOKEN, CLS_TOKEN], ensembl_ids, **kwargs)
 
     def _check_settings(self) -> None:
         if not self.vocab or not all(isinstance(token, str) for token in self.vocab):
@@ -378,6 +382,7 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
                 raise ValueError(f"`{name}`={getattr(self, name)} must be at least {least}.")
 
     def _index_vocab(self) -> None:
+        self._vocab_fingerprint = hashlib.sha256("\n".join(self.vocab).encode()).hexdigest()[:16]
         special = [token.startswith("<") and token.endswith(">") for token in self.vocab]
         self._gene_token_ids = np.flatnonzero(~np.array(special))
         self._pad_token_id, self._cls_token_id = map(self.vocab.index, (PAD_TOKEN, CLS_TOKEN))
@@ -495,17 +500,21 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             gene_names (`Sequence[str]`, *optional*): Gene symbols or Ensembl ids of the columns, required for a bare
                 matrix. Those of an `AnnData` are its `var_names`; where they fail, columns of `var` such as
                 `ensembl_id` and `feature_name` are asked gene by gene.
-            layer (`str`, *optional*): Layer of the `AnnData` with the raw counts, if they are not in `X`.
+            layer (`str`, *optional*): Layer of the `AnnData` with the raw counts, if they are not in `X`; `"raw"` for
+                `adata.raw`.
 
         Raises:
             `ValueError`: when too few genes match, the values are not raw counts, or a cell has no counts of matched
             genes.
         """
         if hasattr(cells, "panel") and hasattr(cells, "indptr"):
-            if gene_names is not None or layer is not None or cells.panel[-1] >= len(self.vocab):
+            if gene_names is not None or layer is not None:
+                raise ValueError("`cells` is aligned already. Drop `gene_names` and `layer`.")
+            if cells.vocab_fingerprint != self._vocab_fingerprint:
                 raise ValueError(
-                    "`cells` is aligned already: drop `gene_names` and `layer`. Its largest gene id is "
-                    f"{cells.panel[-1]}, the vocabulary has {len(self.vocab)} tokens."
+                    f"`cells` was aligned to another gene vocabulary (fingerprint {cells.vocab_fingerprint}) than "
+                    f"this one (fingerprint {self._vocab_fingerprint}, {self._gene_token_ids.size} genes): its ids "
+                    "mean other genes. Align the original cells again, with this model's feature extractor."
                 )
             return cells
         table = _read_cells(cells, gene_names, layer)
@@ -513,7 +522,7 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         entries = []
         for rows, columns, values in table.blocks():
             known = ids[columns] >= 0
-            entries.append((rows[known], ids[columns[known]], _check_counts(values[known])))
+            entries.append((rows[known], ids[columns[known]], _check_counts(values[known], table.other_layers)))
         rows, gene_ids, values = map(np.concatenate, zip(*entries, strict=True))
 
         keys, place = np.unique(rows * len(self.vocab) + gene_ids, return_inverse=True)
@@ -527,6 +536,7 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             counts=counts[counts > 0].astype(np.float32),
             panel=np.unique(ids[ids >= 0]),
             report=report,
+            vocab_fingerprint=self._vocab_fingerprint,
             cell_names=table.cell_names,
         )
 
@@ -577,9 +587,9 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             raise ValueError("`cells` is empty: 0 cells. Pass at least one.")
         ids, values = zip(*cells, strict=True)
         return {
-            "cell_gene_ids": _pad_rows(ids, self.pad_token_id, np.int64),
-            "cell_values": _pad_rows(values, self.pad_value, np.float32),
-            "cell_attention_mask": _pad_rows([np.ones_like(row) for row in ids], 0, np.int64),
+            "cell_gene_ids": pad_rows(ids, self.pad_token_id),
+            "cell_values": pad_rows(values, self.pad_value),
+            "cell_attention_mask": pad_rows([np.ones_like(row) for row in ids], 0),
         }
 
     def __call__(
@@ -603,6 +613,9 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             [`BatchFeature`]: `cell_gene_ids`, `cell_values`, `cell_attention_mask` of shape `(C, G)`, padded on the
             right; `panel_gene_ids` of shape `(1, M)`, the genes measured, and `cell_panel_index` of shape `(C,)`, the
             row of it that belongs to each cell.
+
+        Raises:
+            `ValueError`: as [`~ScMMGPTFeatureExtractor.align`] does, and for another `return_tensors`.
         """
         if return_tensors not in ("pt", "np", None):
             raise ValueError(f"`return_tensors`={return_tensors!r} must be 'pt' or 'np'.")
@@ -613,8 +626,8 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         data["cell_panel_index"] = np.zeros(len(rows), dtype=np.int64)
         if return_targets:
             ids, counts = zip(*rows, strict=True)
-            data["target_gene_ids"] = _pad_rows(ids, self.pad_token_id, np.int64)
-            data["target_counts"] = _pad_rows(counts, 0, np.float32)
+            data["target_gene_ids"] = pad_rows(ids, self.pad_token_id)
+            data["target_counts"] = pad_rows(counts, 0)
         return BatchFeature(data, tensor_type=return_tensors)
 
 

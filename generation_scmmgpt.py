@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import GenerationMixin
-from transformers.utils import ModelOutput
+from transformers import GenerationConfig, GenerationMixin
+from transformers.utils import ModelOutput, torch_compilable_check
 
 from .configuration_scmmgpt import ScMMGPTConfig
 
@@ -159,13 +159,19 @@ class ScMMGPTGenerationMixin(GenerationMixin):
 
     @torch.no_grad()
     def generate(
-        self, inputs: torch.Tensor | None = None, generation_mode: str = "text", **kwargs
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        generation_mode: str = "text",
+        **kwargs,
     ) -> torch.Tensor | ModelOutput:
         """
         Generates text (`generation_mode="text"`, as in every transformers model) or cells (`"cell"`).
 
         Args:
             inputs (`torch.LongTensor` of shape `(B, T)`, *optional*): prompt ids, the same as `input_ids`.
+            generation_config (`GenerationConfig`, *optional*): for text only, as in transformers.
             generation_mode (`str`): `"text"` or `"cell"`.
             kwargs: for text, everything `GenerationMixin.generate` takes and the processor's cell tensors. For
                 cells, `input_ids`, `attention_mask` and
@@ -179,11 +185,17 @@ class ScMMGPTGenerationMixin(GenerationMixin):
 
         Returns:
             Token ids as in transformers, or [`ScMMGPTCellGenerationOutput`].
+
+        Raises:
+            `ValueError`: for an unknown mode; for text, when placeholders and cells do not agree in number; for cells,
+            when the prompt is missing, holds a placeholder or is too long, or a setting is unknown or out of range.
         """
         if generation_mode == "text":
-            return super().generate(inputs=inputs, **kwargs)
+            return super().generate(inputs, generation_config, **kwargs)
         if generation_mode != "cell":
             raise ValueError(f"`generation_mode`={generation_mode!r}: expected 'text' or 'cell'.")
+        if generation_config is not None:
+            raise ValueError("`generation_config` is for text. Pass the settings of cells as keywords.")
         input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is None:
             raise ValueError("`input_ids` is missing: cells are generated from text. Pass processor(text=...).")
@@ -274,6 +286,7 @@ class ScMMGPTGenerationMixin(GenerationMixin):
         if expand_size > 1 and cell_inputs.get("cell_gene_ids") is not None:
             inputs_embeds = model_kwargs.get("inputs_embeds")
             placeholders = self._placeholders(input_ids if inputs_embeds is None else None, inputs_embeds)
+            self._check_placeholders(placeholders, len(cell_inputs["cell_gene_ids"]))
             index = self._expanded_cell_index(placeholders, expand_size)
             for name in ROWS_OF_CELLS:
                 if cell_inputs.get(name) is not None:
@@ -282,6 +295,24 @@ class ScMMGPTGenerationMixin(GenerationMixin):
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         return input_ids, model_kwargs | cell_inputs
+
+    def _placeholders(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+        """`(B, T)` bool: where cells stand, read from the ids or, in their absence, from the embeddings."""
+        if input_ids is not None:
+            return input_ids == self.config.cell_token_id
+        cell_token = torch.tensor(self.config.cell_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(cell_token)).all(-1)
+
+    def _check_placeholders(self, placeholders: torch.Tensor, num_cells: int) -> None:
+        expected = num_cells * self.config.num_cell_tokens
+        torch_compilable_check(
+            placeholders.sum() == expected,
+            lambda: (
+                f"`input_ids` holds {int(placeholders.sum())} cell placeholder tokens, but {num_cells} cells need "
+                f"{num_cells} x {self.config.num_cell_tokens}. Write one `<cell>` per cell and let the processor "
+                "expand it."
+            ),
+        )
 
     def _expanded_cell_index(self, placeholders: torch.Tensor, expand_size: int) -> torch.Tensor:
         index, start = [], 0

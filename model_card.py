@@ -33,13 +33,16 @@ def render_model_card(results: Mapping) -> str:
 
             - `model`: `name`, `num_parameters` (int), `text_model` (what it is, where from), `num_genes`;
             - `data`: `name`, `num_train`, `num_test`, `num_genes`, `types` (list), `split` (in words), `sha256`;
-            - `run`: `seed`, `seconds`, `versions` (package -> version), and optionally `commit`;
+            - `run`: `seed`, `seconds`, `versions` (package -> version);
             - `annotation`, `description`, `generation`: the rows of the tasks, and `checks`: list of `goal`,
               `measured`, `reached`. A checkpoint of training has none of the four, and neither `num_test`, `split`,
               `sha256` nor `seconds`; its card says that it has not been measured.
 
     Returns:
         `str`: the text of README.md.
+
+    Raises:
+        ValueError: when a figure that the card shows is missing.
     """
     measured = "checks" in results or any(task in results for task in REQUIRED_METRICS)
     _check_complete(results, measured)

@@ -11,6 +11,7 @@ V gene vocabulary.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,14 +25,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, torch_compilable_check
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_scmmgpt import ScMMGPTCellConfig, ScMMGPTConfig
+from .configuration_scmmgpt import IGNORE_VALUE, ScMMGPTCellConfig, ScMMGPTConfig
 from .generation_scmmgpt import ScMMGPTCellGenerator, ScMMGPTFlowBlock, ScMMGPTGenerationMixin
 
-IGNORE_VALUE = -100.0
 AUTO_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForMultimodalLM")
 
 
@@ -145,15 +145,9 @@ class ScMMGPTCellAttention(nn.Module):
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        dropout = self.attention_dropout if self.training else 0.0
         attn_output, attn_weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
         return self.out_proj(attn_output.reshape(num_cells, num_genes, -1)), attn_weights
 
@@ -251,18 +245,8 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
     _keep_in_fp32_modules_strict = ["gene_profile"]
     # The encoder alone loads from a folder of the whole model, which holds these besides.
     _keys_to_ignore_on_load_unexpected = [
-        rf"^{part}\."
-        for part in (
-            "cell_generator",
-            "cell_projector",
-            "contrastive_head",
-            "expression_head",
-            "language_model",
-            "matching_head",
-            "qformer",
-            "text_projector",
-            "value_head",
-        )
+        r"^(cell_generator|cell_projector|contrastive_head|expression_head|language_model)\.",
+        r"^(matching_head|qformer|text_projector|value_head)\.",
     ]
     _can_record_outputs = {"hidden_states": ScMMGPTCellLayer, "attentions": ScMMGPTCellAttention}
 
@@ -282,9 +266,9 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
         self.post_init()
 
     def uniform_profile(self) -> torch.Tensor:
-        """`(V,)` float32: equal shares for all tokens but padding and `<cls>`."""
+        """`(V,)` float32: equal shares for all tokens that are genes."""
         profile = torch.ones(self.config.vocab_size)
-        profile[[self.config.pad_token_id, self.config.cls_token_id]] = 0.0
+        profile[self.config.special_token_ids] = 0.0
         return profile / profile.sum()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -300,7 +284,7 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
             panel_gene_ids.shape[0], self.config.vocab_size, dtype=torch.bool, device=panel_gene_ids.device
         )
         mask = mask.scatter(1, panel_gene_ids, True)
-        special = torch.tensor([self.config.pad_token_id, self.config.cls_token_id], device=mask.device)
+        special = torch.tensor(self.config.special_token_ids, device=mask.device)
         mask = mask.index_fill(1, special, False)
         return mask[:1] if len(mask) == 1 or cell_panel_index is None else mask[cell_panel_index]
 
@@ -353,6 +337,9 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
                 Genes measured, padded with the `<pad>` gene. Read with `use_panel_embedding` only.
             cell_panel_index (`torch.LongTensor` of shape `(C,)`, *optional*):
                 Row of `panel_gene_ids` of each cell; the first row when absent.
+
+        Raises:
+            `ValueError`: when the panel is missing and the configuration asks for its summary.
         """
         hidden_states = self.embeddings(cell_gene_ids, cell_values)
         if self.config.use_panel_embedding:
@@ -404,12 +391,7 @@ class ScMMGPTQFormer(nn.Module):
     def _embed_text(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, query: torch.Tensor | None = None
     ) -> torch.Tensor:
-        longest = self.qformer.config.max_position_embeddings
-        if input_ids.shape[1] > longest:
-            raise ValueError(
-                f"`description_input_ids` has {input_ids.shape[1]} tokens; the text tower reads at most {longest}. "
-                "Shorten the text or tokenise it with truncation=True, max_length=" + f"{longest}."
-            )
+        _check_length("input_ids", input_ids, self.qformer.config.max_position_embeddings)
         position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # the same text, padded left or right
         return self.text_embeddings(input_ids=input_ids, position_ids=position_ids, query_embeds=query)
 
@@ -546,6 +528,14 @@ class ScMMGPTExpressionHead(nn.Module):
 # ---------------------------------------------------------------------------------------------------- model
 
 
+def _check_length(name: str, texts: torch.Tensor | None, longest: int | None) -> None:
+    if texts is not None and longest is not None and texts.shape[1] > longest:
+        raise ValueError(
+            f"`{name}` has {texts.shape[1]} tokens; the model reads at most {longest}. Shorten the text, or "
+            f"tokenise it with truncation=True, max_length={longest}."
+        )
+
+
 def _draw_negatives(similarity: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
     """One column per row of the `(C, C)` similarities, the likelier the more similar, never a positive."""
     weights = similarity.detach().float().softmax(1) + 1e-8
@@ -557,7 +547,9 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
     """Cells and text in, text or cells out. See the configuration for the parts."""
 
     main_input_name = "input_ids"
-    accepts_loss_kwargs = True
+    # The parts are means over cells: the Trainer is to divide their sum by the accumulation steps, not the language
+    # part alone by the tokens of all steps.
+    accepts_loss_kwargs = False
     _keep_in_fp32_modules_strict = ["target_mean", "target_std"]  # a library size in bfloat16 is 2 % off
 
     def __init__(self, config: ScMMGPTConfig) -> None:
@@ -575,6 +567,22 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         self.post_init()
         # A placeholder that the model wrote itself would ask for a cell that is not there.
         self.generation_config.suppress_tokens = [config.cell_token_id]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs) -> "ScMMGPTForConditionalGeneration":
+        """
+        As in transformers. Of a `device_map`, only `language_model` may be split or offloaded, else it is a
+        `ValueError`: accelerate moves weights as modules are called, but the other parts read each other's weights.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        device_map = getattr(loaded[0] if isinstance(loaded, tuple) else loaded, "hf_device_map", None) or {}
+        devices = {str(device) for name, device in device_map.items() if not name.startswith("language_model")}
+        if len(devices) > 1 or "disk" in devices:
+            raise ValueError(
+                f"`device_map` puts the parts around `language_model` on {sorted(devices)}; they have to share one "
+                "device and cannot be offloaded. Map all of them to one, and only parts of `language_model` elsewhere."
+            )
+        return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """As in transformers, and every Auto class is told where the code is, not only the registered one."""
@@ -635,7 +643,7 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         cell_panel_index: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
         """
-        Cells as the text model sees them. Arguments as in [`ScMMGPTCellModel.forward`].
+        Cells as the text model sees them. Arguments and errors as in [`ScMMGPTCellModel.forward`].
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` `(C, G, D)`, the gene states, and `pooler_output`
@@ -656,7 +664,7 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         cell_panel_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
-        Cells in the space shared with texts. Arguments as in [`ScMMGPTCellModel.forward`].
+        Cells in the space shared with texts. Arguments and errors as in [`ScMMGPTCellModel.forward`].
 
         Returns:
             `torch.Tensor` of shape `(C, contrastive_size)`: unit length; the inner product with
@@ -677,6 +685,9 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
 
         Returns:
             `torch.Tensor` of shape `(B, contrastive_size)`: unit length.
+
+        Raises:
+            `ValueError`: when a text is longer than the text tower reads.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -685,41 +696,46 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
     def get_condition_tokens(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """`(B, T)` prompt ids and mask -> `(B, K, D')` condition tokens; padding on either side changes nothing."""
+        """
+        What the cell generator is told. Padding on either side changes nothing.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`): prompts without cell placeholders.
+            attention_mask (`torch.LongTensor` of shape `(B, T)`, *optional*): 1 for real tokens.
+
+        Returns:
+            `torch.Tensor` of shape `(B, K, D')`: condition tokens.
+
+        Raises:
+            `ValueError`: when a prompt is longer than the text model reads.
+        """
+        _check_length("input_ids", input_ids, self._longest_text)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         # Padding moves to the right, where a causal model cannot see it, whatever its positions are made of.
         order = attention_mask.argsort(dim=-1, descending=True, stable=True)
         input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
-        states = self.language_model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        states = self.language_model.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
         return self.text_projector(states, attention_mask)
 
-    def _placeholders(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-        """`(B, T)` bool: where cells stand, read from the ids or, in their absence, from the embeddings."""
-        if input_ids is not None:
-            return input_ids == self.config.cell_token_id
-        cell_token = torch.tensor(self.config.cell_token_id, device=inputs_embeds.device)
-        return (inputs_embeds == self.get_input_embeddings()(cell_token)).all(-1)
+    @property
+    def _longest_text(self) -> int | None:
+        return getattr(self.config.text_config, "max_position_embeddings", None)  # some architectures have no bound
 
     def _merge_cells(
         self, placeholders: torch.Tensor, inputs_embeds: torch.Tensor, cell_tokens: torch.Tensor
     ) -> torch.Tensor:
         """Puts the `(C, Q, D)` cell tokens where the placeholders stand, in reading order."""
-        torch_compilable_check(
-            placeholders.sum() == cell_tokens.shape[0] * cell_tokens.shape[1],
-            lambda: (
-                f"The text holds {int(placeholders.sum())} cell placeholder tokens, but {cell_tokens.shape[0]} "
-                f"cells need {cell_tokens.shape[0]} x {cell_tokens.shape[1]}. Write one `<cell>` per cell and let the "
-                "processor expand it."
-            ),
-        )
+        self._check_placeholders(placeholders, len(cell_tokens))
         mask = placeholders.unsqueeze(-1).expand_as(inputs_embeds)
         return inputs_embeds.masked_scatter(mask, cell_tokens.to(inputs_embeds.device, inputs_embeds.dtype))
 
     # --------------------------------------------------------------------------------------------- losses
 
     def _contrastive_loss(self, similarity: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
-        """InfoNCE both ways; the `(C, C)` bool positives of a cell or text share its target evenly."""
+        """InfoNCE both ways over cells x texts; the bool positives of a cell or text share its target evenly."""
         target = positives.float()
         by_cell = F.cross_entropy(similarity.float(), target / target.sum(1, keepdim=True))
         by_text = F.cross_entropy(similarity.float().T, (target / target.sum(0, keepdim=True)).T)
@@ -730,14 +746,15 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         similarity: torch.Tensor,
         positives: torch.Tensor,
         description_input_ids: torch.Tensor,
-        description_attention_mask: torch.Tensor | None,
+        description_attention_mask: torch.Tensor,
         states: torch.Tensor,
         mask: torch.Tensor,
     ) -> torch.Tensor:
-        """Does the text describe the cell? Negatives are drawn by similarity among those that truly differ."""
+        """Does the text describe the cell? Negatives are drawn by similarity among those that are not true."""
         wrong_text = _draw_negatives(similarity, positives)
         wrong_cell = _draw_negatives(similarity.T, positives.T)
-        has_negative = ~positives.all(1)  # a batch of one description has none: such rows weigh nothing
+        # A cell of which every text is true, or a text that is true of every cell, has none: it weighs nothing.
+        has_wrong_text, has_wrong_cell = ~positives.all(1), ~positives.all(0)
         own = torch.arange(len(states), device=states.device)
         texts, cells = torch.cat([own, wrong_text, own]), torch.cat([own, own, wrong_cell])
         query_states = self.qformer.encode_pairs(
@@ -745,7 +762,7 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         )
         logits = self.matching_head(query_states.mean(1)).float()
         labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
-        row_weights = torch.cat([torch.ones_like(has_negative), has_negative, has_negative]).float()
+        row_weights = torch.cat([torch.ones_like(own).bool(), has_wrong_text, has_wrong_cell]).float()
         losses = F.cross_entropy(logits, labels, reduction="none")
         return (losses * row_weights).sum() / row_weights.sum()
 
@@ -756,15 +773,15 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         query_states: torch.Tensor,
         description_input_ids: torch.Tensor,
         description_attention_mask: torch.Tensor | None,
-        description_group: torch.Tensor | None,
+        description_is_true: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
         if description_attention_mask is None:
             description_attention_mask = torch.ones_like(description_input_ids)
-        if description_group is None:
-            description_group = torch.arange(len(states), device=states.device)
         masked_ids = description_input_ids.masked_fill(description_attention_mask == 0, -1)
-        same_text = (masked_ids[:, None] == masked_ids[None]).all(-1)
-        positives = (description_group[:, None] == description_group[None]) | same_text
+        is_true = (masked_ids[:, None] == masked_ids[None]).all(-1)  # a text is true of whatever it was written for
+        if description_is_true is not None:
+            is_true = is_true | description_is_true
+        positives = is_true.T  # cells x texts, as the similarity
         similarity = self.contrastive_head.similarity(
             self.contrastive_head.embed_cells(query_states),
             self.get_text_embeddings(description_input_ids, description_attention_mask),
@@ -844,9 +861,9 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         states: torch.Tensor,
         latents: torch.Tensor,
         panel_mask: torch.Tensor,
+        cell_value_labels: torch.Tensor | None,
         target_gene_ids: torch.Tensor | None,
         target_counts: torch.Tensor | None,
-        cell_value_labels: torch.Tensor | None,
         condition: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
         """Losses that need no text model: masked expression, reconstruction, and the flow given its condition."""
@@ -863,6 +880,39 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         return losses
 
     # -------------------------------------------------------------------------------------------- forward
+
+    def _check_inputs(self, cells: dict[str, Any], targets: dict[str, Any], **others: torch.Tensor | None) -> None:
+        """What a loss is computed from comes together, and no text is longer than what reads it."""
+        given = {name for name, value in (cells | targets | others).items() if value is not None}
+        needs = ((cells, cells), (targets, cells | targets), (others, cells), (["condition_input_ids"], targets))
+        for names, needed in needs:
+            lonely, missing = [n for n in names if n in given], [n for n in needed if n not in given]
+            if lonely and missing:
+                raise ValueError(
+                    f"`{lonely[0]}` is given without `{missing[0]}`, and is of no use alone. Pass every tensor that "
+                    "the processor or the collator returns, or leave this one out."
+                )
+        longest = self.config.qformer_config.max_position_embeddings
+        _check_length("description_input_ids", others["description_input_ids"], longest)
+        _check_length("condition_input_ids", others["condition_input_ids"], self._longest_text)
+
+    def _text_outputs(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        cell_tokens: torch.Tensor | None,
+        **kwargs,
+    ) -> dict[str, Any]:
+        """What the text model returns, given the `(C, Q, D)` cell tokens in their places."""
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        _check_length("input_ids", inputs_embeds, self._longest_text)
+        if cell_tokens is not None:
+            placeholders = self._placeholders(input_ids, inputs_embeds)
+            inputs_embeds = self._merge_cells(placeholders, inputs_embeds, cell_tokens)
+        outputs = self.language_model(inputs_embeds=inputs_embeds, **kwargs)
+        losses = {} if outputs.loss is None else {"language_loss": outputs.loss}
+        return losses | {n: outputs.get(n) for n in ("logits", "past_key_values", "hidden_states", "attentions")}
 
     @can_return_tuple
     def forward(
@@ -885,7 +935,7 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
         cell_value_labels: torch.Tensor | None = None,
         description_input_ids: torch.Tensor | None = None,
         description_attention_mask: torch.Tensor | None = None,
-        description_group: torch.Tensor | None = None,
+        description_is_true: torch.Tensor | None = None,
         condition_input_ids: torch.Tensor | None = None,
         condition_attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -899,73 +949,50 @@ class ScMMGPTForConditionalGeneration(ScMMGPTPreTrainedModel, ScMMGPTGenerationM
                 placeholders per cell. `labels` give `language_loss`.
             cell_gene_ids, cell_values, cell_attention_mask, panel_gene_ids, cell_panel_index:
                 The cells; see [`ScMMGPTCellModel.forward`].
-            target_gene_ids (`torch.LongTensor` of shape `(C, N)`, *optional*):
-                All expressed genes of each cell, padded. With `target_counts`: `cell_reconstruction_loss`.
-            target_counts (`torch.FloatTensor` of shape `(C, N)`, *optional*):
-                Their raw counts, 0 at padding.
+            target_gene_ids, target_counts (`torch.Tensor` of shape `(C, N)`, int64 and float32, *optional*):
+                All expressed genes of each cell, padded, and their raw counts, 0 at padding, for
+                `cell_reconstruction_loss`. Genes of the panel only: the loss of a count elsewhere is infinite.
             cell_value_labels (`torch.FloatTensor` of shape `(C, G)`, *optional*):
                 True values of masked tokens, -100 elsewhere: `masked_expression_loss`.
             description_input_ids, description_attention_mask (`torch.LongTensor` of shape `(C, L)`, *optional*):
                 One text per cell: `contrastive_loss` and `matching_loss`.
-            description_group (`torch.LongTensor` of shape `(C,)`, *optional*):
-                Cells of one group are positives of each other; every cell its own when absent.
+            description_is_true (`torch.BoolTensor` of shape `(C, C)`, *optional*):
+                Whether all that a text (row) says is true of a cell (column): no such pair is a negative. A text is
+                true of its own cell alone when absent.
             condition_input_ids, condition_attention_mask (`torch.LongTensor` of shape `(C, L)`, *optional*):
-                One prompt per cell; with `target_counts`: `flow_loss`.
+                One prompt per cell; with the targets: `flow_loss`.
+
+        Raises:
+            `ValueError`: when inputs that go together are not all there, a text is too long for what reads it, or
+            placeholders and cells do not agree in number.
         """
-        losses, states, latents = {}, None, None
+        cells = {"cell_gene_ids": cell_gene_ids, "cell_values": cell_values}
+        targets = {"target_gene_ids": target_gene_ids, "target_counts": target_counts}
+        texts = {"description_input_ids": description_input_ids, "condition_input_ids": condition_input_ids}
+        self._check_inputs(cells, targets, cell_value_labels=cell_value_labels, **texts)
+        outputs, cell_tokens = {}, None
+        text_given = input_ids is not None or inputs_embeds is not None
         if cell_gene_ids is not None:
-            states, cell_mask = self._encode_cells(
-                cell_gene_ids, cell_values, cell_attention_mask, panel_gene_ids, cell_panel_index
-            )
-            latents = self.expression_head.encode(states[:, 0])
+            panels = (panel_gene_ids, cell_panel_index)
+            states, mask = self._encode_cells(cell_gene_ids, cell_values, cell_attention_mask, *panels)
+            outputs = {"cell_hidden_states": states, "cell_latents": self.expression_head.encode(states[:, 0])}
             condition = None
             if condition_input_ids is not None:
                 condition = self.get_condition_tokens(condition_input_ids, condition_attention_mask)
-            losses |= self._cell_losses(
-                states,
-                latents,
-                self.panel_mask(panel_gene_ids, cell_panel_index),
-                target_gene_ids,
-                target_counts,
-                cell_value_labels,
-                condition,
-            )
-        text_given = input_ids is not None or inputs_embeds is not None
-        if states is not None and (text_given or description_input_ids is not None):
-            query_states = self.qformer.encode_cells(states, cell_mask)
-        if states is not None and description_input_ids is not None:
-            losses |= self._description_losses(
-                states, cell_mask, query_states, description_input_ids, description_attention_mask, description_group
-            )
-        text_outputs = ModelOutput()
+            to_learn = (cell_value_labels, target_gene_ids, target_counts)
+            outputs |= self._cell_losses(*outputs.values(), self.panel_mask(*panels), *to_learn, condition)
+            if text_given or description_input_ids is not None:
+                query_states = self.qformer.encode_cells(states, mask)
+                cell_tokens = self.cell_projector(query_states) if text_given else None
+            if description_input_ids is not None:
+                descriptions = (description_input_ids, description_attention_mask, description_is_true)
+                outputs |= self._description_losses(states, mask, query_states, *descriptions)
         if text_given:
-            if inputs_embeds is None:
-                inputs_embeds = self.get_input_embeddings()(input_ids)
-            if states is not None:
-                placeholders = self._placeholders(input_ids, inputs_embeds)
-                inputs_embeds = self._merge_cells(placeholders, inputs_embeds, self.cell_projector(query_states))
-            text_outputs = self.language_model(
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                labels=labels,
-                use_cache=use_cache,
-                logits_to_keep=logits_to_keep,
-                **kwargs,
-            )
-            if labels is not None:
-                losses["language_loss"] = text_outputs.loss
-        return ScMMGPTOutput(
-            loss=sum(losses.values()) if losses else None,
-            **losses,
-            logits=text_outputs.get("logits"),
-            past_key_values=text_outputs.get("past_key_values"),
-            hidden_states=text_outputs.get("hidden_states"),
-            attentions=text_outputs.get("attentions"),
-            cell_hidden_states=states,
-            cell_latents=latents,
-        )
+            kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids, "labels": labels}
+            kwargs |= {"past_key_values": past_key_values, "use_cache": use_cache, "logits_to_keep": logits_to_keep}
+            outputs |= self._text_outputs(input_ids, inputs_embeds, cell_tokens, **kwargs)
+        losses = [value for name, value in outputs.items() if name.endswith("_loss")]
+        return ScMMGPTOutput(loss=sum(losses) if losses else None, **outputs)
 
 
 __all__ = ["ScMMGPTCellModel", "ScMMGPTForConditionalGeneration", "ScMMGPTOutput", "ScMMGPTPreTrainedModel"]

@@ -92,6 +92,11 @@ class ScMMGPTProcessor(ProcessorMixin):
         Returns:
             [`BatchFeature`]: `input_ids` and `attention_mask` of shape `(B, T)` if there is text, and what
             [`~ScMMGPTFeatureExtractor.__call__`] returns if there are cells.
+
+        Raises:
+            `ValueError`: when placeholders and cells do not agree in number, truncation would lose a placeholder, a
+            text is empty or no text, an argument is unknown, or the cells are refused (see
+            [`~ScMMGPTFeatureExtractor.align`]).
         """
         if text is None and cells is None:
             raise ValueError("both `text` and `cells` are None. Pass at least one of them.")
@@ -221,6 +226,9 @@ class ScMMGPTProcessor(ProcessorMixin):
         Returns:
             `dict`: `counts` (`np.ndarray` of shape `(n, m)`, int32), `var_names` and `ensembl_ids` (`list[str]`, `""`
             where unknown), `library_size` (`np.ndarray` of shape `(n,)`, float32).
+
+        Raises:
+            `ValueError`: when one of `genes` was not generated.
         """
         extractor = self.feature_extractor
         gene_ids = outputs.gene_ids.cpu().numpy()

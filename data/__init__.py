@@ -3,7 +3,7 @@
 from .captions import CaptionWriter, named_genes, prompts
 from .dataset import CellTextCorpus, CellTextDataset, ScMMGPTDataCollator, read_facts
 from .facts import CellFacts
-from .h5ad import demo_cells, name_genes, read_cells, recover_counts
+from .h5ad import demo_cells, name_genes, read_cells, recover_counts, take_counts
 from .ontology import Ontology
 from .splits import SplitManifest, assert_no_leakage, split_cells
 from .tokenizer import train_tokenizer
@@ -25,5 +25,6 @@ __all__ = [
     "read_facts",
     "recover_counts",
     "split_cells",
+    "take_counts",
     "train_tokenizer",
 ]

@@ -6,6 +6,7 @@ a seed fixes the text. Must not import torch or transformers.
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from .grammar import (
 from .ontology import Ontology, normalise
 
 _HEALTHY = frozenset({"normal", "healthy", "control", "healthy control"})
+_HEALTHY_WORD = "healthy"
+# Facts that texts tell in the words they are known by.
+_TOLD_AS_KNOWN = ("tissue", "sex", "assay", "donor", "condition", "organism")
 # The adjective of a species, and what to call one of its members.
 _SPECIES = {"Homo sapiens": ("human", "donor"), "Mus musculus": ("mouse", "mouse")}
 
@@ -155,7 +159,7 @@ class CaptionWriter:
             `str`: One to five sentences.
         """
         noun, ontology_name = self._name(facts)
-        context = self._context(facts, rng, _TOLD)
+        context, _ = self._context(facts, rng, _TOLD)
         defined = rng.random() < 0.6
         if ontology_name and (not defined or rng.random() < 0.5):
             context = f" ({ontology_name}){context}"
@@ -181,23 +185,65 @@ class CaptionWriter:
         Returns:
             `str`: One to three sentences, or a name.
         """
-        context = self._context(facts, rng, _ASKED)
+        return self.condition_and_facts(facts, rng)[0]
+
+    def condition_and_facts(self, facts: CellFacts, rng: np.random.Generator) -> tuple[str, CellFacts]:
+        """
+        The text of [`condition`], and which of the facts it tells.
+
+        Args:
+            facts (`CellFacts`): What is known of the cell.
+            rng (`np.random.Generator`): Chooses the wording and which facts are told.
+
+        Returns:
+            `tuple[str, CellFacts]`: The text, and the told facts, `None` where nothing is said.
+        """
+        context, told = self._context(facts, rng, _ASKED)
         if context and rng.random() < _ASKED_WITHOUT_TYPE:
-            return f"A cell{context}."
+            return f"A cell{context}.", told
+        kind = {"cell_type": facts.cell_type, "cell_type_id": facts.cell_type_id}
+        told = replace(told, **kind)
         noun, ontology_name = self._name(facts)
         gloss = f" ({ontology_name})" if ontology_name and rng.random() < 0.5 else ""
         style = _pick(rng, _CONDITION_STYLES)
         if style == "bare":
-            return f"{noun}{gloss}"
+            return f"{noun}{gloss}", CellFacts(**kind)
         if style == "plural":
             glosses = f" ({plural(ontology_name)})" if gloss else ""
-            return f"{capitalised(plural(noun))}{glosses}{context}."
+            return f"{capitalised(plural(noun))}{glosses}{context}.", told
         if style == "sentence":
-            return f"This is {with_article(noun)}{gloss}{context}."
+            return f"This is {with_article(noun)}{gloss}{context}.", told
         text = f"{capitalised(with_article(noun))}{gloss}{context}."
         if style == "definition" and facts.cell_type_id:
-            return " ".join([text, *self._definition(facts.cell_type_id, noun, rng)])
-        return text
+            text = " ".join([text, *self._definition(facts.cell_type_id, noun, rng)])
+        return text, told
+
+    def is_true(self, told: Sequence[CellFacts], facts: Sequence[CellFacts]) -> np.ndarray:
+        """
+        Which texts are true of which cells: every fact that is told is known of the cell.
+
+        A type is true of the cells that are called by it, and of no descendant: where one label is "T cell" and
+        another "naive T cell", their author kept them apart.
+
+        Args:
+            told (`Sequence[CellFacts]`): What each of `T` texts tells; see [`condition_and_facts`].
+            facts (`Sequence[CellFacts]`): What is known of each of `C` cells.
+
+        Returns:
+            `np.ndarray` of shape `(T, C)`, bool.
+        """
+        claims, known = map(self._claims, (told, facts))
+        agree = (claims[:, None] == known[None]) | (claims[:, None] == "")  # (T, C, fields)
+        return agree.all(-1)
+
+    def _claims(self, facts: Sequence[CellFacts]) -> np.ndarray:
+        """`(len(facts), fields)`: each fact as texts tell it, so that synonyms are equal; "" where there is none."""
+        rows = []
+        for fact in facts:
+            kind = " = ".join(filter(None, self._name(fact))) if fact.cell_type else ""
+            disease = _HEALTHY_WORD if (fact.disease or "").casefold() in _HEALTHY else fact.disease
+            rows.append([kind, disease, *(getattr(fact, field) for field in _TOLD_AS_KNOWN)])
+        return np.array([[claim or "" for claim in row] for row in rows], dtype=object)
 
     def name(self, facts: CellFacts) -> str:
         """Returns the canonical text of a cell's type: "A CD56+ NK cell (natural killer cell)."."""
@@ -310,11 +356,12 @@ class CaptionWriter:
         subject = capitalised(with_article(ontology_name)) if named else "It"
         return [_as_sentence(told[0], subject), *told[1:]]
 
-    def _context(self, facts: CellFacts, rng: np.random.Generator, chances: dict[str, float]) -> str:
-        """Returns where a cell comes from, as it follows the cell's name, from a draw of its facts."""
+    def _context(self, facts: CellFacts, rng: np.random.Generator, chances: dict[str, float]) -> tuple[str, CellFacts]:
+        """Returns where a cell comes from, as it follows the cell's name, from a draw of its facts; and the draw."""
         kept = {field for field, chance in chances.items() if rng.random() < chance}
         told = CellFacts(**{field: getattr(facts, field) for field in kept})
-        person = self._person(told, is_animal=facts.organism not in (None, "Homo sapiens"))
+        is_animal = facts.organism not in (None, "Homo sapiens")
+        person = self._person(told, is_animal)
         species = _SPECIES.get(told.organism or "", (told.organism, ""))[0]
         text = ""
         if told.tissue and species and not told.sex and not told.disease and rng.random() < 0.5:
@@ -330,7 +377,9 @@ class CaptionWriter:
             text += f", in the {told.condition} condition"
         if told.assay:
             text += f", {_pick(rng, ('profiled with', 'measured with'))} {told.assay}"
-        return text
+        if person and is_animal:
+            told = replace(told, organism=facts.organism)  # "a female animal" is no person
+        return text, told
 
     @staticmethod
     def _person(told: CellFacts, is_animal: bool) -> str:
@@ -342,7 +391,7 @@ class CaptionWriter:
         species, member = _SPECIES.get(told.organism or "", (told.organism, "animal" if is_animal else "donor"))
         if ill and member == "donor":
             member = "patient"
-        words = ["healthy" if healthy else None, told.sex, species if species != member else None, member]
+        words = [_HEALTHY_WORD if healthy else None, told.sex, species if species != member else None, member]
         return " ".join(filter(None, words)) + (f" with {told.disease}" if ill else "")
 
 

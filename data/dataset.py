@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
+from ..configuration_scmmgpt import IGNORE_VALUE
+from ..feature_extraction_scmmgpt import pad_rows
 from ..processing_scmmgpt import AlignedCounts, ScMMGPTProcessor
 from .captions import CaptionWriter, prompts
 from .facts import FACT_COLUMNS, CellFacts
@@ -25,17 +27,27 @@ CELL_LOSSES = ("cell_reconstruction", "masked_expression")
 PAIR_LOSSES = ("contrastive", "matching")
 TEXT_LOSSES = ("language", "flow")
 LOSSES = CELL_LOSSES + PAIR_LOSSES + TEXT_LOSSES
-IGNORE_VALUE = -100.0
 
 
 @dataclass(frozen=True)
 class CellExample:
-    """One cell of a [`CellTextDataset`], with the seed of everything that is drawn for it."""
+    """
+    One cell of a [`CellTextDataset`], with the seed of everything that is drawn for it.
+
+    Args:
+        gene_ids, counts (`np.ndarray` of shape `(N,)`): its expressed genes.
+        panel (`np.ndarray` of shape `(M,)`): the genes measured.
+        facts (`CellFacts`): what is known of it.
+        twin (`tuple[np.ndarray, np.ndarray]`): gene ids and counts of another cell of which the same is known, or of
+            the cell itself where there is none.
+        seed (`tuple[int, int, int]`): dataset seed, epoch and index.
+    """
 
     gene_ids: np.ndarray
     counts: np.ndarray
     panel: np.ndarray
     facts: CellFacts
+    twin: tuple[np.ndarray, np.ndarray]
     seed: tuple[int, int, int]
 
 
@@ -67,7 +79,7 @@ class CellTextDataset(Dataset):
     Args:
         cells (`AlignedCounts`): the counts.
         facts (`Sequence[CellFacts]`): as many as cells, in their order.
-        seed (`int`): with the epoch and the cell's place, the seed of its masks, panels and phrasings.
+        seed (`int`): with the epoch and the cell's index, the seed of its masks, panels and phrasings.
     """
 
     def __init__(self, cells: AlignedCounts, facts: Sequence[CellFacts], seed: int = 0) -> None:
@@ -76,6 +88,9 @@ class CellTextDataset(Dataset):
                 f"`facts` holds {len(facts)} entries for {len(cells)} cells. Make one CellFacts per row of `obs`."
             )
         self.cells, self.facts, self.seed, self.epoch = cells, list(facts), seed, 0
+        self.twins: dict[CellFacts, list[int]] = {}
+        for index, fact in enumerate(self.facts):
+            self.twins.setdefault(fact, []).append(index)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer at the start of an epoch, so that each one draws afresh."""
@@ -87,7 +102,9 @@ class CellTextDataset(Dataset):
     def __getitem__(self, index: int) -> CellExample:
         gene_ids, counts = self.cells.row(index)
         seed = (self.seed, self.epoch, index)
-        return CellExample(gene_ids, counts, self.cells.panel, self.facts[index], seed)
+        twins = self.twins[self.facts[index]]
+        twin = self.cells.row(twins[np.random.default_rng((*seed, 1)).integers(len(twins))])
+        return CellExample(gene_ids, counts, self.cells.panel, self.facts[index], twin, seed)
 
 
 class CellTextCorpus(ConcatDataset):
@@ -156,6 +173,9 @@ class ScMMGPTDataCollator:
         writer (`CaptionWriter`): phrases the facts.
         profile (`np.ndarray` of shape `(V,)`): typical transcriptome, to choose the genes a description names.
         losses (`Collection[str]`): of `LOSSES`.
+        mixing (`float`): share of cells that are mixed with another of which the same is known. Each gives a random
+            part of its molecules, so the mixture is as deep as one cell and as noisy, and there are as many as pairs
+            of cells. Only where the type is to be learnt: mixtures vary less than cells do.
         panel_dropout (`float`): share of cells that are seen as if fewer genes had been measured.
         min_panel_share (`float`): such a panel keeps at least this share of the genes.
         max_mask_share (`float`): a cell's masked share is drawn from 0 to this.
@@ -167,6 +187,7 @@ class ScMMGPTDataCollator:
     writer: CaptionWriter
     profile: np.ndarray
     losses: Collection[str]
+    mixing: float = 0.0
     panel_dropout: float = 0.5
     min_panel_share: float = 0.3
     max_mask_share: float = 0.4
@@ -177,29 +198,44 @@ class ScMMGPTDataCollator:
         unknown = sorted(set(self.losses) - set(LOSSES))
         if unknown:
             raise ValueError(f"`losses` names {unknown}; the model has {list(LOSSES)}.")
+        for name in ("mixing", "panel_dropout", "min_panel_share", "max_mask_share", "annotate_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"`{name}`={getattr(self, name)}: expected a share in [0, 1].")
 
     def __call__(self, examples: Sequence[CellExample]) -> dict[str, torch.Tensor]:
         """`C` examples -> the batch fields that [`ScMMGPTForConditionalGeneration.forward`] documents."""
         rngs = [np.random.default_rng(example.seed) for example in examples]
-        examples = [self._drop_genes(example, rng) for example, rng in zip(examples, rngs, strict=True)]
+        examples = [self._augment(example, rng) for example, rng in zip(examples, rngs, strict=True)]
         batch = self._cells(examples, rngs)
         facts = list(zip((example.facts for example in examples), rngs, strict=True))
         if set(self.losses) & set(PAIR_LOSSES):
-            batch |= self._texts("description", [self.writer.condition(fact, rng) for fact, rng in facts])
-            # Cells of which the same is known are positives of each other; a donor's name makes no difference.
-            keys = [replace(example.facts, donor=None) for example in examples]
-            places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-            batch["description_group"] = torch.tensor([places[key] for key in keys])
+            batch |= self._descriptions(facts)
         if "language" in self.losses:
             batch |= self._conversations(examples, rngs)
         if "flow" in self.losses:
             batch |= self._texts("condition", [self.writer.condition(fact, rng) for fact, rng in facts])
         return batch
 
+    def _augment(self, example: CellExample, rng: np.random.Generator) -> CellExample:
+        if rng.random() < self.mixing:
+            example = self._mix(example, rng)
+        if rng.random() < self.panel_dropout:
+            example = self._drop_genes(example, rng)
+        return example
+
+    def _mix(self, example: CellExample, rng: np.random.Generator) -> CellExample:
+        """A part of the cell's molecules, and the rest of its twin's."""
+        part, (twin_ids, twin_counts) = rng.random(), example.twin
+        mixture = np.zeros(example.panel[-1] + 1, dtype=np.int64)
+        mixture[example.gene_ids] += rng.binomial(example.counts.astype(np.int64), part)
+        mixture[twin_ids] += rng.binomial(twin_counts.astype(np.int64), 1.0 - part)
+        gene_ids = np.flatnonzero(mixture)
+        if not gene_ids.size:  # an empty cell teaches nothing
+            return example
+        return replace(example, gene_ids=gene_ids, counts=mixture[gene_ids].astype(np.float32))
+
     def _drop_genes(self, example: CellExample, rng: np.random.Generator) -> CellExample:
         """The cell as another assay might have seen it: some genes of its panel not measured."""
-        if rng.random() >= self.panel_dropout:
-            return example
         size = max(1, round(len(example.panel) * rng.uniform(self.min_panel_share, 1.0)))
         panel = np.sort(rng.choice(example.panel, size, replace=False))
         kept = np.isin(example.gene_ids, panel)
@@ -213,11 +249,11 @@ class ScMMGPTDataCollator:
         if "masked_expression" in self.losses:
             batch |= self._mask(batch, rngs)
         panels = {example.panel.tobytes(): example.panel for example in examples}
-        places = {key: place for place, key in enumerate(panels)}
-        batch["cell_panel_index"] = np.array([places[example.panel.tobytes()] for example in examples])
-        batch["panel_gene_ids"] = _pad(list(panels.values()), extractor.pad_token_id)
-        batch["target_gene_ids"] = _pad([example.gene_ids for example in examples], extractor.pad_token_id)
-        batch["target_counts"] = _pad([example.counts for example in examples], 0.0)
+        index = {key: i for i, key in enumerate(panels)}
+        batch["cell_panel_index"] = np.array([index[example.panel.tobytes()] for example in examples])
+        batch["panel_gene_ids"] = pad_rows(list(panels.values()), extractor.pad_token_id)
+        batch["target_gene_ids"] = pad_rows([example.gene_ids for example in examples], extractor.pad_token_id)
+        batch["target_counts"] = pad_rows([example.counts for example in examples], 0.0)
         return {name: torch.as_tensor(value) for name, value in batch.items()}
 
     def _mask(self, batch: dict[str, np.ndarray], rngs: list[np.random.Generator]) -> dict[str, np.ndarray]:
@@ -226,7 +262,7 @@ class ScMMGPTDataCollator:
         shares = np.array([rng.uniform(0.0, self.max_mask_share) for rng in rngs])[:, None]
         # As many draws as the cell has tokens: what is drawn next must not depend on the padding.
         lengths = batch["cell_attention_mask"].sum(1)
-        draws = _pad([rng.random(length) for rng, length in zip(rngs, lengths, strict=True)], 1.0)
+        draws = pad_rows([rng.random(length) for rng, length in zip(rngs, lengths, strict=True)], 1.0)
         masked = draws < shares
         masked[:, 0] = False  # <cls>
         mask_value = self.processor.feature_extractor.mask_value
@@ -238,6 +274,14 @@ class ScMMGPTDataCollator:
     def _texts(self, name: str, texts: list[str]) -> dict[str, torch.Tensor]:
         encoded = self.processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
         return {f"{name}_input_ids": encoded["input_ids"], f"{name}_attention_mask": encoded["attention_mask"]}
+
+    def _descriptions(self, facts: list[tuple[CellFacts, np.random.Generator]]) -> dict[str, torch.Tensor]:
+        """One text per cell, and of which cells of the batch it is true: what it leaves out makes no difference."""
+        # Which donor a cell is from is nothing that it shows.
+        known = [(replace(fact, donor=None), rng) for fact, rng in facts]
+        texts, told = zip(*(self.writer.condition_and_facts(fact, rng) for fact, rng in known), strict=True)
+        is_true = self.writer.is_true(told, [fact for fact, _ in known])
+        return self._texts("description", list(texts)) | {"description_is_true": torch.as_tensor(is_true)}
 
     def _conversations(
         self, examples: Sequence[CellExample], rngs: list[np.random.Generator]
@@ -255,9 +299,9 @@ class ScMMGPTDataCollator:
             sequences.append(np.array(prompt_ids + answer_ids))
             labels.append(np.array([-100] * len(prompt_ids) + answer_ids))
         return {
-            "input_ids": torch.as_tensor(_pad(sequences, tokenizer.pad_token_id)),
-            "attention_mask": torch.as_tensor(_pad([np.ones_like(sequence) for sequence in sequences], 0)),
-            "labels": torch.as_tensor(_pad(labels, -100)),
+            "input_ids": torch.as_tensor(pad_rows(sequences, tokenizer.pad_token_id)),
+            "attention_mask": torch.as_tensor(pad_rows([np.ones_like(sequence) for sequence in sequences], 0)),
+            "labels": torch.as_tensor(pad_rows(labels, -100)),
         }
 
     def _instruction(self, example: CellExample, rng: np.random.Generator) -> tuple[str, str]:
@@ -266,11 +310,3 @@ class ScMMGPTDataCollator:
         genes = characteristic_genes(example.gene_ids, example.counts, self.profile, self.num_named_genes)
         symbols = [self.processor.feature_extractor.vocab[gene] for gene in genes]
         return prompts("describe", rng), self.writer.describe(example.facts, rng, top_genes=symbols)
-
-
-def _pad(rows: Sequence[np.ndarray], value: float) -> np.ndarray:
-    """Rows of different lengths -> one array of the first row's dtype, filled up on the right."""
-    padded = np.full((len(rows), max(len(row) for row in rows)), value, dtype=rows[0].dtype)
-    for place, row in enumerate(rows):
-        padded[place, : len(row)] = row
-    return padded

@@ -1,6 +1,6 @@
 """Cells from `.h5ad` files, and raw counts from log-normalised ones.
 
-Must not import torch or transformers: what leaves here is an `AnnData` with counts in `X`.
+Must not import the model: what leaves here is an `AnnData` with counts in `X`.
 """
 
 from os import PathLike
@@ -11,15 +11,15 @@ import h5py
 import numpy as np
 import scipy.sparse as sp
 
+from ..feature_extraction_scmmgpt import ENSEMBL_ID, NAME_COLUMNS
 from .ontology import Ontology
 
 # Values kept with three decimals or in float16 are off by up to two parts in a thousand.
 _RELATIVE_TOLERANCE = 5e-3
 # Below this count the tolerance is far from one half, so the nearest integer is certain.
 _CERTAIN_COUNT = 50
-_ENSEMBL_ID = r"ENS[A-Z]*G\d{6,}"
-_ID_COLUMNS = ("ensembl_id", "gene_ids", "feature_id", "gene_id")
-_SYMBOL_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "symbol", "gene_name")
+_ID_COLUMNS = tuple(name for name in NAME_COLUMNS if name.endswith(("_id", "_ids")))
+_SYMBOL_COLUMNS = tuple(name for name in NAME_COLUMNS if name not in _ID_COLUMNS)
 
 
 def read_cells(path: str | PathLike) -> anndata.AnnData:
@@ -51,6 +51,33 @@ def read_cells(path: str | PathLike) -> anndata.AnnData:
     return anndata.read_h5ad(path)
 
 
+def take_counts(adata: anndata.AnnData, layer: str | None) -> anndata.AnnData:
+    """
+    Puts the counts of a layer into `X`.
+
+    Args:
+        adata (`AnnData`): changed in place, unless the counts are in `raw`.
+        layer (`str`, *optional*): A layer, or `raw` for `adata.raw` with its genes; `X` when absent.
+
+    Returns:
+        `AnnData`: `adata`, or that of `raw`.
+
+    Raises:
+        ValueError: There is no such layer.
+    """
+    if layer is None:
+        return adata
+    if layer == "raw" and adata.raw is not None:
+        return adata.raw.to_adata()
+    if layer not in adata.layers:
+        found = [*adata.layers, *(["raw"] if adata.raw is not None else [])]
+        raise ValueError(
+            f"`layer` is {layer!r}, but the file has {found or 'none'}; pass one of these, or none for `X`."
+        )
+    adata.X = adata.layers[layer]
+    return adata
+
+
 def name_genes(adata: anndata.AnnData) -> anndata.AnnData:
     """
     Puts gene symbols in `var_names`, unique, and Ensembl ids in `var["ensembl_id"]`, wherever the file keeps them.
@@ -69,7 +96,7 @@ def name_genes(adata: anndata.AnnData) -> anndata.AnnData:
         if is_gene.any() and not is_gene.all():
             adata = adata[:, is_gene].copy()
     names = adata.var_names.astype(str)
-    is_ensembl = names.str.match(_ENSEMBL_ID)
+    is_ensembl = names.str.match(ENSEMBL_ID)
     ids = _column(adata, _ID_COLUMNS, np.full(adata.n_vars, ""))
     adata.var["ensembl_id"] = np.where(is_ensembl, names, ids)
     if 2 * is_ensembl.sum() > adata.n_vars:
@@ -136,8 +163,16 @@ def demo_cells() -> anndata.AnnData:
     Returns:
         `AnnData`: Counts, with `cell_type` (the authors' label), `cell_type_ontology_term_id`, `tissue`, `disease`,
         `assay`, `organism` and `donor_id`.
+
+    Raises:
+        ImportError: scanpy is not installed.
     """
-    import scanpy  # seconds to import, and only the demonstration needs it
+    try:
+        import scanpy  # seconds to import, and only the demonstration needs it
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"The demonstration cells come with scanpy: pip install 'scmmgpt[demo]' ({error})."
+        ) from error
 
     cells = recover_counts(scanpy.datasets.pbmc68k_reduced())
     ontology = Ontology()

@@ -104,10 +104,6 @@ class Ontology:
         texts = (self.definition(term_id) for term_id in sorted(terms) if not terms[term_id]["deprecated"])
         return [text for text in texts if text]
 
-    def synonyms(self, term_id: str) -> list[str]:
-        """Returns the other names of a term, in the order of the ontology file."""
-        return list(self._term(self.current(term_id)).get("synonyms", ()))
-
     def ancestors(self, term_id: str, include_self: bool = False) -> set[str]:
         """
         Every term above a term, up to the root.

@@ -88,7 +88,7 @@ class SplitManifest:
         unit (`str`): What was parted: "group" (no group on two sides) or "cell" (stratified by label).
         label_key (`str`): The column with the cell types.
         group_key (`str`, *optional*): The column with the groups.
-        cells (`dict[str, list[str]]`): Names of the cells of each part.
+        cells (`dict[str, list[str]]`): Names of the cells of each part; parts may be added to those of a split.
         sha256 (`str`): Hash of `cells`.
     """
 
@@ -108,7 +108,7 @@ class SplitManifest:
         group_key: str | None = None,
         seed: int = 0,
     ) -> "SplitManifest":
-        """Records what [`split_cells`] returned; the arguments are those it was called with."""
+        """Records what [`split_cells`] returned, or parts of it; the arguments are those it was called with."""
         cells = {part: obs.index.take(rows).astype(str).tolist() for part, rows in parts.items()}
         unit = "cell" if group_key is None else "group"
         return cls(seed, unit, label_key, group_key, cells, _hash(cells))

@@ -51,6 +51,7 @@ def write_demo_report(
             "seed": results["run"]["seed"],
             "seconds": round(results["run"]["seconds"]),
             **results["run"]["versions"],
+            "ontologies": results["run"]["ontologies"],
         },
     )
 
@@ -94,8 +95,8 @@ def _annotation(results: dict[str, Any], answers: dict[str, Any], test: Labelled
 
 def _description(results: dict[str, Any], read: list[ReadDescription], protocol: str) -> Section:
     # Evenly spaced over the types, so that the sample shows rare types too, right and wrong as they come.
-    order = sorted(range(len(read)), key=lambda place: read[place].true_label)
-    shown = [read[order[place * len(order) // NUM_SAMPLES]] for place in range(min(NUM_SAMPLES, len(order)))]
+    order = sorted(read, key=lambda description: description.true_label)
+    shown = [order[i * len(order) // NUM_SAMPLES] for i in range(min(NUM_SAMPLES, len(order)))]
     return Section(
         heading="Description: the cell in words",
         prose="The model writes freely; the texts below are not chosen, but spread evenly over the cell types.",

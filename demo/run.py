@@ -17,13 +17,23 @@ from scipy import sparse
 from transformers import AutoModel, AutoProcessor
 
 from .. import tl
-from ..data import CaptionWriter, Ontology, SplitManifest, demo_cells, name_genes, read_cells, read_facts, split_cells
+from ..data import (
+    CaptionWriter,
+    Ontology,
+    SplitManifest,
+    demo_cells,
+    name_genes,
+    read_cells,
+    read_facts,
+    split_cells,
+    take_counts,
+)
 from ..evaluation.cells import LabelledCells
 from ..evaluation.goals import check_annotation, check_generation
 from ..evaluation.tasks import annotation, description, generation
 from ..model_card import render_model_card
 from ..tl import LoadedModel
-from ..train.pretrain import pretrain
+from ..train.pretrain import model_facts, pretrain
 from ..train.recipe import Recipe
 from .report import write_demo_report
 
@@ -45,6 +55,7 @@ def run_demo(
     output_dir: str | Path = "scmmgpt_demo",
     data: str | Path | None = None,
     label_key: str = "cell_type",
+    layer: str | None = None,
     recipe: str | Path | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -56,6 +67,7 @@ def run_demo(
         output_dir (`str` or `Path`): where everything goes.
         data (`str` or `Path`, *optional*): an `.h5ad` of raw counts; scanpy's 700 blood cells when absent.
         label_key (`str`): column of `obs` with the cell types.
+        layer (`str`, *optional*): layer of the file that holds the counts, or `raw`; `X` when absent.
         recipe (`str` or `Path`, *optional*): training recipe; `nano` when absent.
         seed (`int`): of the split, the training and the draws.
         overwrite (`bool`): replace what an earlier run left in `output_dir`.
@@ -69,8 +81,8 @@ def run_demo(
     started = time.monotonic()
     output_dir, writer = Path(output_dir), CaptionWriter(Ontology())
     _check_output(output_dir, overwrite)
-    plan = _plan(recipe, output_dir, data, label_key, seed)
-    adata = demo_cells() if data is None else name_genes(read_cells(data))
+    plan = _plan(recipe, output_dir, data, label_key, layer, seed)
+    adata = demo_cells() if data is None else name_genes(take_counts(read_cells(data), layer))
     _tidy_labels(adata, label_key, writer)
     train, test, manifest = _split(adata, label_key, seed)
     _clear(output_dir)  # not before it is clear that this run can begin
@@ -84,14 +96,16 @@ def run_demo(
         AutoProcessor.from_pretrained(output_dir / "model", trust_remote_code=True),
     )
     train_cells, test_cells = _as_labelled(train, label_key), _as_labelled(test, label_key)
-    answers = answer(loaded, test, np.unique(train_cells.labels).tolist(), label_key, writer, seed)
-    sentences = _sentences(train, label_key, writer, seed)
-    results = measure(answers, train_cells, test_cells, sentences, writer, seed)
-    results |= _facts_of_run(adata, train_cells, test_cells, manifest, loaded, plan, data, seed)
-    results["run"]["seconds"] = time.monotonic() - started
+    shares = dict(zip(*np.unique(train_cells.labels, return_counts=True), strict=True))
+    answers = answer(loaded, test, shares, label_key, writer, seed)
     test.write_h5ad(output_dir / "annotated.h5ad")
     answers["generated"].write_h5ad(output_dir / "generated.h5ad")
-    (output_dir / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    sentences = _sentences(train, label_key, writer, seed)
+    groups = None if manifest.group_key is None else test.obs[manifest.group_key].to_numpy(str)
+    results = measure(answers, train_cells, test_cells, sentences, writer, groups, seed)
+    results |= _facts_of_run(adata, train_cells, test_cells, manifest, loaded, plan, data, writer, seed)
+    results["run"]["seconds"] = time.monotonic() - started
+    (output_dir / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False), encoding="utf-8")
     (output_dir / "model" / "README.md").write_text(render_model_card(results), encoding="utf-8")
     write_demo_report(output_dir, results, answers, train_cells, test_cells, writer)
     return results
@@ -124,11 +138,20 @@ def _clear(output_dir: Path) -> None:
             path.unlink()
 
 
-def _plan(recipe: str | Path | None, output_dir: Path, data: str | Path | None, label_key: str, seed: int) -> Recipe:
+def _plan(
+    recipe: str | Path | None,
+    output_dir: Path,
+    data: str | Path | None,
+    label_key: str,
+    layer: str | None,
+    seed: int,
+) -> Recipe:
     """The training recipe, told of these cells."""
+    if data is None and layer is not None:
+        raise ValueError(f"`layer` is {layer!r}, but the demonstration cells have none. Pass `data`, or drop it.")
     nano = resources.files("scmmgpt") / "train" / "recipes" / "nano.yaml"
     plan = Recipe.from_yaml(recipe or str(nano), output_dir=str(output_dir / "training"), seed=seed)
-    plan.data.label_key = label_key
+    plan.data.label_key, plan.data.layer = label_key, layer
     plan.data.sources = ["demo" if data is None else str(data)]
     return plan
 
@@ -161,11 +184,11 @@ def _tidy_labels(adata: "AnnData", label_key: str, writer: CaptionWriter) -> Non
 def _split(adata: "AnnData", label_key: str, seed: int) -> "tuple[AnnData, AnnData, SplitManifest]":
     """
     Held out by study or donor where there are several, else by cell, stratified by type. Cells of a type that only the
-    held-out donors have are not tested: nothing could have learnt it.
+    held-out donors have are not tested: nothing could have learnt it. The manifest calls what was held out and not
+    tested "untested".
     """
     group_key = next((key for key in GROUP_KEYS if key in adata.obs and adata.obs[key].nunique() >= MIN_GROUPS), None)
     parts = split_cells(adata.obs, label_key, group_key, test_share=0.2, validation_share=0.0, seed=seed)
-    manifest = SplitManifest.from_split(adata.obs, parts, label_key, group_key, seed)
     labels = adata.obs[label_key].to_numpy(str)
     heldout = parts["test"][np.isin(labels[parts["test"]], labels[parts["train"]])]
     if len(parts["train"]) < max(generation.NEIGHBOURS) or len(np.unique(labels[heldout])) < 2:
@@ -176,6 +199,8 @@ def _split(adata: "AnnData", label_key: str, seed: int) -> "tuple[AnnData, AnnDa
         )
     if len(heldout) > MAX_HELD_OUT:
         heldout = np.sort(np.random.default_rng(seed).choice(heldout, MAX_HELD_OUT, replace=False))
+    parts |= {"test": heldout, "untested": np.setdiff1d(parts["test"], heldout)}
+    manifest = SplitManifest.from_split(adata.obs, parts, label_key, group_key, seed)
     return adata[parts["train"]].copy(), adata[heldout].copy(), manifest
 
 
@@ -184,16 +209,18 @@ def _as_labelled(adata: "AnnData", label_key: str) -> LabelledCells:
 
 
 def answer(
-    loaded: LoadedModel, test: "AnnData", labels: list[str], label_key: str, writer: CaptionWriter, seed: int
+    loaded: LoadedModel, test: "AnnData", shares: dict[str, int], label_key: str, writer: CaptionWriter, seed: int
 ) -> dict[str, Any]:
     """
     What the model says of the held-out cells, and the cells it generates for their types.
+
+    The candidate types are those of the training cells, as common as there (`shares`): the baselines know no less.
 
     Returns:
         `dict`: `predicted`, `confidence`, `descriptions` (in `test` too), and `generated`, an AnnData with the label
         that was asked for in `obs`.
     """
-    tl.annotate(test, loaded, labels)
+    tl.annotate(test, loaded, list(shares), prior=shares)
     tl.describe(test, loaded)
     facts = read_facts(test.obs, writer.ontology, label_key)
     prompts = {fact.cell_type: writer.name(fact) for fact in facts}
@@ -229,16 +256,28 @@ def measure(
     test: LabelledCells,
     sentences: dict[str, str],
     writer: CaptionWriter,
+    groups: np.ndarray | None,
     seed: int,
 ) -> dict[str, Any]:
-    """The task tables and the goals, from the model's answers."""
+    """
+    The task tables and the goals, from the model's answers. `groups` are the donors or studies of the held-out cells,
+    if whole ones were held out. What has no value is `None`.
+    """
     rows = {
-        "annotation": annotation.evaluate(train, test, answers["predicted"], answers["confidence"], seed=seed),
-        "description": description.evaluate(train, test, answers["descriptions"], sentences, writer, seed=seed),
+        "annotation": annotation.evaluate(train, test, answers["predicted"], answers["confidence"], groups, seed),
+        "description": description.evaluate(train, test, answers["descriptions"], sentences, writer, groups, seed),
         "generation": generation.evaluate(train, test, answers["generated_cells"], seed=seed),
     }
+    rows = {task: [_without_nan(row) for row in table] for task, table in rows.items()}
     checks = check_annotation(rows["annotation"]) + check_generation(rows["generation"])
     return rows | {"checks": [check.to_dict() for check in checks]}
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN, and a reader no use for one."""
+    return {
+        name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in row.items()
+    }
 
 
 def _facts_of_run(
@@ -249,19 +288,14 @@ def _facts_of_run(
     loaded: LoadedModel,
     plan: Recipe,
     data: str | Path | None,
+    writer: CaptionWriter,
     seed: int,
 ) -> dict[str, Any]:
     """What a reader needs to judge the numbers, and to get them again."""
     counts = sparse.csr_matrix(adata.X)
     content = b"".join(np.ascontiguousarray(part).tobytes() for part in (counts.indptr, counts.indices, counts.data))
     return {
-        "model": {
-            "name": f"scMMGPT {plan.name}",
-            "num_parameters": loaded.model.num_parameters(),
-            "text_model": f"{loaded.model.config.text_config.model_type}, "
-            + ("trained from scratch" if plan.text.pretrained is None else f"from {plan.text.pretrained}"),
-            "num_genes": len(loaded.processor.feature_extractor.gene_token_ids),
-        },
+        "model": model_facts(plan, loaded.model, loaded.processor),
         "data": {
             "name": "pbmc68k_reduced (scanpy)" if data is None else Path(data).name,
             "num_train": len(train),
@@ -275,5 +309,6 @@ def _facts_of_run(
             "seed": seed,
             "guidance_scale": GUIDANCE_SCALE,
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF},
+            "ontologies": writer.ontology.version,
         },
     }

@@ -92,7 +92,7 @@ def metric_bars(rows: Sequence[Mapping], metric: str, title: str) -> Figure:
     axes = figure.add_subplot()
     for position, row in enumerate(rows):
         value = row[metric]
-        low, high = row.get(f"{metric}_low", value), row.get(f"{metric}_high", value)
+        low, high = (value if row.get(end) is None else row[end] for end in (f"{metric}_low", f"{metric}_high"))
         axes.barh(position, value, height=0.62, color=ACCENT if row["row"] == OURS else MUTED)
         axes.plot([low, high], [position, position], color="#1F2933", linewidth=1.5)
         axes.text(max(value, high) + 0.015, position, f"{value:.3f}", va="center", fontsize=10)
@@ -106,12 +106,12 @@ def metric_bars(rows: Sequence[Mapping], metric: str, title: str) -> Figure:
 
 def loss_curves(histories: Mapping[str, Sequence[Mapping]]) -> Figure:
     """
-    One small panel per named loss, its stages one after the other along the steps; dashed: on validation cells.
+    One small panel per named loss, its stages one after the other along the steps.
 
     Args:
         histories (`dict[str, list[dict]]`):
             For each stage, in order of training, the `log_history` of its Trainer. Drawn are the finite numbers under
-            `loss` and `{name}_loss`, and under the same keys with `eval_` before them.
+            `loss` and `{name}_loss`.
     """
     curves, edges = _collect_curves(histories)
     if not curves:
@@ -124,10 +124,9 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping]]) -> Figure:
     for axes, (name, lines) in zip(panels, curves.items(), strict=False):
         for edge in edges[1:-1]:
             axes.axvline(edge, color="#D5DBE1", linewidth=0.8)
-        for (stage, held_out), points in lines.items():
+        for stage, points in lines.items():
             marker = "o" if len(points) == 1 else None
-            style = "--" if held_out else "-"
-            axes.plot(*zip(*points, strict=True), color=colors[stage], linestyle=style, linewidth=1.6, marker=marker)
+            axes.plot(*zip(*points, strict=True), color=colors[stage], linewidth=1.6, marker=marker)
         axes.set_title(name.replace("_", " "), fontsize=10, loc="left")
         axes.set_xlim(0, max(edges[-1], 1))
         _bare(axes)
@@ -140,16 +139,15 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping]]) -> Figure:
 
 
 def _collect_curves(histories: Mapping[str, Sequence[Mapping]]) -> tuple[dict[str, dict], list[int]]:
-    """Points (step, value) by loss, then by stage and whether on validation cells; and the steps where stages end."""
+    """Points (step, value) by loss, then by stage; and the steps where stages end."""
     curves: dict[str, dict] = {}
     edges = [0]
     for stage, history in histories.items():
         for entry in history:
-            for key, value in entry.items():
-                name = key.removeprefix("eval_")
+            for name, value in entry.items():
                 # `train_loss` is the Trainer's closing mean, no point of a curve.
                 if (name == "loss" or name.endswith("_loss")) and name != "train_loss" and np.isfinite(value):
-                    line = curves.setdefault(name, {}).setdefault((stage, name != key), [])
+                    line = curves.setdefault(name, {}).setdefault(stage, [])
                     line.append((edges[-1] + entry["step"], value))
         edges.append(edges[-1] + max((entry.get("step", 0) for entry in history), default=0))
     return curves, edges

@@ -77,7 +77,7 @@ def write_report(
         sections (`list[Section]`):
             The body, in order.
         metadata (`dict`):
-            Footer: seed, versions, data hash, commit, seconds. Entries that are `None` are shown as "unknown".
+            Footer: seed, versions, data hash, seconds. Entries that are `None` are shown as "unknown".
 
     Returns:
         `Path`: the file written.

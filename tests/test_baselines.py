@@ -253,6 +253,10 @@ def test_goals_are_reached_by_new_draws_and_missed_by_mean_profiles(generation_r
     mean = {**generation_rows[generation.CLASS_MEAN], "row": OURS}
     reached = [check.reached for check in check_generation([mean])]
     assert reached == [True, False, False, False]
+    ours = generation_rows[OURS] | {"knn25_log1p_raw_ratio": None, "variance_ratio": None}
+    checks = check_generation([ours])
+    assert [check.measured.startswith("not measured") for check in checks] == [True, True, False, False]
+    assert [check.reached for check in checks] == [False, False, True, True]
 
 
 def test_annotation_goal_counts_points_below_logistic_regression():

@@ -378,3 +378,51 @@ def test_every_type_of_the_ontology_can_be_written_about(writer, ontology):
         assert text.endswith((".", "!", "?"))
         assert "  " not in text
         assert label.casefold() in text.casefold()
+
+
+# What is told, and of whom it is true
+
+
+def test_what_is_told_is_what_the_text_says(writer):
+    facts = CellFacts(
+        "CD56+ NK", "CL:0000623", "lung", "asthma", "female", "10x 3' v2", "d7", "stimulated", "Homo sapiens"
+    )
+    words = {
+        "tissue": "lung",
+        "disease": "asthma",
+        "sex": "female",
+        "assay": "10x 3' v2",
+        "donor": "donor d7",
+        "condition": "stimulated",
+        "organism": "human",
+        "cell_type": "CD56+ NK cell",
+    }
+    for seed in range(300):
+        text, told = writer.condition_and_facts(facts, np.random.default_rng(seed))
+        assert text == writer.condition(facts, np.random.default_rng(seed))
+        for field, word in words.items():
+            assert getattr(told, field) in (None, getattr(facts, field))
+            assert (word in text) == (getattr(told, field) is not None), (field, text)
+
+
+def test_a_text_is_true_of_cells_of_which_all_it_tells_is_known(writer):
+    nk = CellFacts("CD56+ NK", "CL:0000623", tissue="blood", disease="normal", sex="male")
+    cells = [nk, CellFacts("CD16+ NK", "CL:0000623", tissue="blood", disease="healthy"), CellFacts()]
+    told = {
+        CellFacts(): [True, True, True],
+        CellFacts(tissue="blood"): [True, True, False],  # of the last it is not known
+        CellFacts(disease="healthy control"): [True, True, False],
+        CellFacts("CD56+ NK", "CL:0000623"): [True, False, False],  # one term, but two names
+        CellFacts("CD56+ NK", "CL:0000623", sex="female"): [False, False, False],
+        CellFacts("lymphocyte", "CL:0000542"): [False, False, False],  # an ancestor is another label
+    }
+    assert writer.is_true(list(told), cells).tolist() == list(told.values())
+    spelt = writer.is_true([CellFacts("B cells", "CL:0000236")], [CellFacts("B cell", "CL:0000236")])
+    assert spelt.tolist() == [[True]]
+
+
+def test_an_animal_is_told_apart_from_a_person(writer):
+    mouse = CellFacts("B cell", "CL:0000236", sex="female", organism="Rattus norvegicus")
+    for seed in range(60):
+        text, told = writer.condition_and_facts(mouse, np.random.default_rng(seed))
+        assert (told.organism is not None) == ("animal" in text or "Rattus" in text), text

@@ -143,8 +143,8 @@ def test_a_corpus_tells_every_dataset_the_epoch(cells):
     [
         (("cell_reconstruction",), set()),
         (("masked_expression",), {"cell_value_labels"}),
-        (PAIR_LOSSES, {"description_input_ids", "description_attention_mask", "description_group"}),
-        (("matching",), {"description_input_ids", "description_attention_mask", "description_group"}),
+        (PAIR_LOSSES, {"description_input_ids", "description_attention_mask", "description_is_true"}),
+        (("matching",), {"description_input_ids", "description_attention_mask", "description_is_true"}),
         (("language",), {"input_ids", "attention_mask", "labels"}),
         (("flow",), {"condition_input_ids", "condition_attention_mask"}),
     ],
@@ -275,6 +275,108 @@ def test_dropout_is_as_frequent_as_asked(make_collator, cells):
     assert whole[batch["cell_panel_index"]].float().mean() == pytest.approx(0.75, abs=0.06)
 
 
+# Mixtures
+
+
+def mix(collator, dataset, i: int) -> dict[int, float]:
+    """Counts of cell `i` as it stands in a batch, by gene."""
+    batch = collator([dataset[i]])
+    pairs = zip(batch["target_gene_ids"][0].tolist(), batch["target_counts"][0].tolist(), strict=True)
+    return {gene: count for gene, count in pairs if count}
+
+
+def counts_of(cells, i: int) -> np.ndarray:
+    dense = np.zeros(62)
+    dense[cells.row(i)[0]] = cells.row(i)[1]
+    return dense
+
+
+def test_a_twin_is_a_cell_of_which_the_same_is_known(dataset, cells):
+    twins = set()
+    for epoch in range(30):
+        dataset.set_epoch(epoch)
+        twin = dataset[2].twin
+        match = [i for i in range(8) if all(np.array_equal(a, b) for a, b in zip(twin, cells.row(i), strict=True))]
+        assert dataset.facts[match[0]] == dataset.facts[2]
+        twins.add(match[0])
+    dataset.set_epoch(0)
+    assert twins == {0, 2, 4, 6}  # any of them, itself too
+    alone = CellTextDataset(cells, [B_CELL, *[NK_CELL] * 7])
+    np.testing.assert_array_equal(alone[0].twin[1], cells.row(0)[1])
+
+
+def test_a_mixture_takes_no_more_than_both_cells_have(make_collator, cells):
+    dataset = CellTextDataset(cells.select([0, 1]), [B_CELL] * 2)
+    collator = make_collator(("cell_reconstruction",), mixing=1.0, panel_dropout=0.0)
+    both = [counts_of(cells, 0), counts_of(cells, 1)]
+    seen = set()
+    for epoch in range(60):
+        dataset.set_epoch(epoch)
+        twin = int(np.array_equal(dataset[0].twin[0], cells.row(1)[0]))
+        mixture = mix(collator, dataset, 0)
+        for gene, count in mixture.items():
+            assert count == round(count)
+            assert 0 < count <= both[0][gene] + both[twin][gene]
+        seen.add(frozenset(mixture.items()))
+    assert len(seen) > 50  # as many as one likes
+
+
+def test_a_mixture_is_as_deep_as_its_parts(make_collator, cells):
+    """The share is uniform, so the mean depth is that of the mean of both cells."""
+    dataset = CellTextDataset(cells.select([0, 1]), [B_CELL] * 2)
+    collator = make_collator(("cell_reconstruction",), mixing=1.0, panel_dropout=0.0)
+    depths, expected = [], []
+    for epoch in range(400):
+        dataset.set_epoch(epoch)
+        depths.append(sum(mix(collator, dataset, 0).values()))
+        expected.append((dataset[0].counts.sum() + dataset[0].twin[1].sum()) / 2)
+    assert np.mean(depths) == pytest.approx(np.mean(expected), rel=0.05)
+
+
+def test_a_mixture_stays_inside_the_panel(make_collator, processor):
+    columns = range(10, 30)
+    cells = processor.feature_extractor.align(make_counts(6)[:, columns] + 1, [GENES[i] for i in columns])
+    dataset = CellTextDataset(cells, [B_CELL] * 6)
+    for panel_dropout in (0.0, 1.0):
+        collator = make_collator(("cell_reconstruction",), mixing=1.0, panel_dropout=panel_dropout)
+        batch = collator([dataset[i] for i in range(6)])
+        for row in range(6):
+            panel = set(batch["panel_gene_ids"][batch["cell_panel_index"][row]].tolist()) - {60}
+            assert panel <= set(columns)
+            assert set(batch["target_gene_ids"][row][batch["target_counts"][row] > 0].tolist()) <= panel
+
+
+def test_a_mixture_depends_on_seed_epoch_and_index_alone(make_collator, cells):
+    collator = make_collator(("cell_reconstruction",), mixing=1.0, panel_dropout=0.0)
+
+    def draw(seed: int, epoch: int) -> list[dict[int, float]]:
+        dataset = CellTextDataset(cells, [B_CELL] * 8, seed)
+        dataset.set_epoch(epoch)
+        return [mix(collator, dataset, i) for i in (5, 2, 7)]
+
+    first = draw(5, 0)
+    assert draw(5, 0) == first
+    assert draw(5, 0)[::-1] == first[::-1]
+    assert all(a != b for a, b in zip(draw(5, 1), first, strict=True))
+    assert all(a != b for a, b in zip(draw(6, 0), first, strict=True))
+
+
+@pytest.mark.parametrize("mixing", [0.0, 0.3])
+def test_mixtures_are_as_frequent_as_asked(make_collator, cells, mixing):
+    dataset = CellTextDataset(cells.select(np.repeat([0, 1], 150)), [B_CELL] * 300)
+    collator = make_collator(("cell_reconstruction",), mixing=mixing, panel_dropout=0.0)
+    whole = [dict(zip(*map(np.ndarray.tolist, dataset.cells.row(i)), strict=True)) for i in range(300)]
+    mixed = sum(mix(collator, dataset, i) != whole[i] for i in range(300))
+    assert mixed == 0 if mixing == 0 else 60 < mixed < 120
+
+
+@pytest.mark.parametrize("name", ["mixing", "panel_dropout", "min_panel_share", "max_mask_share", "annotate_share"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_shares_outside_their_bounds_are_refused(make_collator, name, value):
+    with pytest.raises(ValueError, match=rf"`{name}`={value}: expected a share in \[0, 1\]"):
+        make_collator(**{name: value})
+
+
 # One cell, one row
 
 
@@ -376,15 +478,35 @@ def test_descriptions_name_genes_that_set_the_cell_apart(make_collator, processo
             genes = named_genes(processor.tokenizer.decode(labels[labels != -100]), set(GENES))
             assert genes == [GENES[gene] for gene in characteristic[: len(genes)]]
             named += bool(genes)
-    assert 20 < named < 60  # half of the descriptions
+    assert 45 < named < 75  # three descriptions in four
 
 
-def test_equal_facts_share_a_group_whoever_the_donor(make_collator, cells):
+def test_a_description_is_true_of_every_cell_of_which_all_it_tells_is_known(make_collator, cells, processor):
     other_donor, other_tissue = replace(B_CELL, donor="d2"), replace(B_CELL, tissue="spleen")
     facts = [B_CELL, NK_CELL, other_donor, other_tissue, B_CELL, NK_CELL, CellFacts(), CellFacts()]
     dataset = CellTextDataset(cells, facts)
-    batch = make_collator(("contrastive",))([dataset[i] for i in range(8)])
-    assert batch["description_group"].tolist() == [0, 1, 0, 2, 0, 1, 3, 3]
+    collator, shared = make_collator(("contrastive",)), set()
+    for epoch in range(20):
+        dataset.set_epoch(epoch)
+        batch = collator([dataset[i] for i in range(8)])
+        is_true = batch["description_is_true"]
+        assert is_true.dtype == torch.bool
+        assert is_true.diagonal().all()
+        for i, ids in enumerate(batch["description_input_ids"]):
+            text = processor.tokenizer.decode(ids, skip_special_tokens=True)
+            assert "d1" not in text  # the donor is nothing that a cell shows
+            if "blood" in text or "spleen" in text:
+                own = [0, 2, 4] if "blood" in text else [3]
+            elif i in (0, 2, 3, 4):
+                own = [0, 2, 3, 4]  # the tissue is not told
+                # "healthy" is known of all of these; a text without a type never is without a context
+            elif i in (1, 5):
+                own = [1, 5]
+            else:
+                own = list(range(8))  # "A cell." is true of all
+            assert is_true[i].nonzero().flatten().tolist() == own, text
+            shared.add((i, len(own)))
+    assert {(0, 3), (0, 4), (3, 1), (3, 4), (6, 8)} <= shared
 
 
 def test_texts_are_padded_on_the_right_and_name_the_type(make_collator, dataset, processor, writer):

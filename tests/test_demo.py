@@ -71,6 +71,7 @@ def test_everything_is_written(finished):
     assert results["model"]["name"] == "scMMGPT micro"
     assert results["run"]["seed"] == 3
     assert results["run"]["seconds"] > 0
+    assert results["run"]["ontologies"] == Ontology().version
 
 
 def test_the_tables_hold_ours_and_the_baselines(finished):
@@ -102,6 +103,7 @@ def test_the_split_has_no_overlap_and_only_test_cells_are_answered(finished, blo
     assert not train & test
     assert train | test == set(blood.obs_names)
     assert not manifest.cells["validation"]
+    assert not manifest.cells["untested"]
     assert (manifest.seed, manifest.unit, manifest.label_key) == (3, "cell", "cell_type")
     assert set(anndata.read_h5ad(folder / "annotated.h5ad").obs_names) == test
 
@@ -229,8 +231,56 @@ def test_donors_are_held_out_whole_and_types_of_theirs_alone_are_not_tested():
         rare.obs.loc[rare.obs["donor_id"] == held, "cell_type"] = ["neuron", "B cell", "NK", "NK"] * 5
         train, test, manifest = run._split(rare, "cell_type", seed)
         assert set(test.obs["cell_type"]) == {"B cell", "NK"}
-        assert len(manifest.cells["test"]) == 20
-        assert test.n_obs == 15
+        assert manifest.cells["test"] == list(test.obs_names)
+        untested = rare.obs.loc[manifest.cells["untested"]]
+        assert untested["cell_type"].tolist() == ["neuron"] * 5
+        assert set(untested["donor_id"]) == {held}
+
+
+def test_intervals_are_over_donors_where_donors_are_held_out(monkeypatch, recipe, tmp_path):
+    seen = {}
+
+    def remember(name, function):
+        def evaluate(*arguments):
+            seen[name] = arguments[-2]
+            return function(*arguments)
+
+        return evaluate
+
+    for task in (run.annotation, run.description):
+        monkeypatch.setattr(task, "evaluate", remember(task.__name__, task.evaluate))
+    cells = make_adata(120)
+    cells.obs["donor_id"] = [f"d{i // 10}" for i in range(120)]
+    # counts kept elsewhere than in X
+    cells.layers["counts"], cells.X = cells.X, cells.X.log1p()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    results = run_demo(tmp_path / "out", data=tmp_path / "cells.h5ad", layer="counts", recipe=recipe)
+    annotated = anndata.read_h5ad(tmp_path / "out" / "annotated.h5ad")
+    assert annotated.obs["donor_id"].nunique() == 2
+    assert len(seen) == 2
+    for groups in seen.values():
+        assert list(groups) == annotated.obs["donor_id"].tolist()
+    assert results["data"]["split"] == "20 % held out by group, seed 0"
+    assert (cells[annotated.obs_names].layers["counts"] != annotated.X).nnz == 0
+    written = yaml.safe_load((tmp_path / "out" / "training" / "recipe.yaml").read_text())
+    assert written["data"]["layer"] == "counts"
+
+
+def test_the_answers_are_kept_when_measuring_fails(monkeypatch, recipe, blood, tmp_path):
+    def fail(*arguments, **kwargs):
+        raise ValueError("cannot be measured")
+
+    monkeypatch.setattr(run, "measure", fail)
+    blood.write_h5ad(tmp_path / "blood.h5ad")
+    with pytest.raises(ValueError, match="cannot be measured"):
+        run_demo(tmp_path / "out", data=tmp_path / "blood.h5ad", recipe=recipe)
+    assert (tmp_path / "out" / "annotated.h5ad").is_file()
+    assert (tmp_path / "out" / "generated.h5ad").is_file()
+
+
+def test_what_has_no_value_is_null():
+    row = {"row": OURS, "num_cells": 3, "a": float("nan"), "b": np.float64("nan"), "c": 0.5, "d": None}
+    assert run._without_nan(row) == {"row": OURS, "num_cells": 3, "a": None, "b": None, "c": 0.5, "d": None}
 
 
 def test_labels_are_tidied(tmp_path):
@@ -269,11 +319,12 @@ def normalised() -> anndata.AnnData:
         (make_adata()[:, :0].copy(), [], "0 genes"),
         (make_adata()[:0].copy(), [], "has 0 type(s)"),
         (normalised(), [], "raw counts"),
+        (make_adata(), ["--layer", "counts"], "`layer` is 'counts', but the file has none"),
         (make_adata(), ["--recipe", "absent.yaml"], "there is no recipe at absent.yaml"),
     ],
     ids=[
         "missing", "no h5ad", "wrong key", "one type", "unknown labels", "missing labels", "labels alike", "few cells",
-        "no genes", "no cells", "normalised", "no recipe",
+        "no genes", "no cells", "normalised", "no layer", "no recipe",
     ],
 )  # fmt: skip
 def test_what_the_user_can_mend_is_said_in_one_line(tmp_path, recipe, capsys, cells, options, message):
@@ -310,6 +361,34 @@ def test_commands_write_their_answers(finished, tmp_path, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_pretrain_is_a_command_and_a_module(tmp_path, capsys):
+    values = make_recipe(tmp_path / "unused", num_steps=1, data={"sources": [str(tmp_path / "cells.h5ad")]})
+    values["stages"] = values["stages"][:1]
+    path = write_recipe(tmp_path / "micro.yaml", values)
+    cells = make_adata()
+    cells.layers["counts"], cells.X = cells.X, cells.X.log1p()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    command = ["pretrain", str(path), "--output-dir", str(tmp_path / "run")]
+    assert cli.main(command) == 1
+    assert "raw counts" in capsys.readouterr().err
+    assert cli.main([*command, "--layer", "counts"]) == 0
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+    assert str(tmp_path / "run" / "model") in capsys.readouterr().out
+    assert cli.main([*command, "--layer", "counts"]) == 1
+    assert "holds a training run already. Pass --resume" in capsys.readouterr().err
+    module = [sys.executable, "-m", "scmmgpt.train.pretrain", "absent.yaml"]
+    done = subprocess.run(module, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("scmmgpt: `path`: there is no recipe at absent.yaml")
+
+
+def test_a_missing_package_is_said_with_its_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "scanpy", None)
+    path = write_recipe(tmp_path / "micro.yaml", make_recipe(tmp_path / "run"))
+    assert cli.main(["pretrain", str(path)]) == 1
+    assert "come with scanpy: pip install 'scmmgpt[demo]'" in capsys.readouterr().err
+
+
 def test_a_model_that_is_not_there_is_said_in_one_line(tmp_path, capsys):
     make_adata(2).write_h5ad(tmp_path / "cells.h5ad")
     command = ["embed", str(tmp_path / "cells.h5ad"), "--model", str(tmp_path / "absent"), "--output"]
@@ -324,7 +403,7 @@ def test_help_imports_nothing_that_a_task_needs(tmp_path):
     code = """
 import sys
 from scmmgpt import cli
-for words in ([], ["demo"], ["annotate"], ["generate"]):
+for words in ([], ["demo"], ["pretrain"], ["annotate"], ["generate"]):
     try:
         cli.main([*words, "--help"])
     except SystemExit as end:

@@ -281,7 +281,7 @@ def test_mouse_genes_are_not_taken_for_human_ones_by_their_spelling(extractor):
 # --- aligned counts
 
 
-def test_select_and_restrict_are_indexing(extractor):
+def test_select_is_indexing(extractor):
     counts = random_counts(4, 6, len(GENES))
     adata = anndata.AnnData(counts, var=pd.DataFrame(index=GENES))
     aligned = extractor.align(adata)
@@ -289,16 +289,62 @@ def test_select_and_restrict_are_indexing(extractor):
         picked = aligned.select(pick)
         np.testing.assert_array_equal(dense(picked, len(GENES)), counts[pick])
         assert picked.cell_names == adata.obs_names[pick].tolist()
-    panel = np.array([5, 1, 2])
-    restricted = aligned.restrict(panel)
-    assert restricted.panel.tolist() == [1, 2, 5]
-    np.testing.assert_array_equal(dense(restricted, len(GENES))[:, [1, 2, 5]], counts[:, [1, 2, 5]])
-    assert restricted.counts.sum() == counts[:, [1, 2, 5]].sum()
 
 
 def test_aligned_counts_pass_through(extractor):
     aligned = extractor.align(np.ones((2, 2)), ["CD3D", "LYZ"])
     assert extractor.align(aligned) is aligned
+    again = ScMMGPTFeatureExtractor.from_genes(GENES, max_genes=7)  # other settings, the same genes
+    assert again.align(aligned) is aligned
+
+
+def test_counts_of_another_vocabulary_are_refused_though_their_ids_fit(extractor):
+    aligned = extractor.align(np.ones((2, 2)), ["CD3D", "LYZ"])
+    other = ScMMGPTFeatureExtractor.from_genes(GENES[::-1], ENSEMBL[::-1])
+    for cells in (aligned, aligned.select([1])):
+        with pytest.raises(ValueError, match=r"aligned to another gene vocabulary .* Align the original cells again"):
+            other.align(cells)
+
+
+# --- where the counts are
+
+
+def log_normalised(**kwargs):
+    adata = anndata.AnnData(np.array([[0.5, 1.2], [0.0, 2.3]]), var=pd.DataFrame(index=["CD3D", "LYZ"]), **kwargs)
+    return adata
+
+
+def test_layer_raw_is_that_of_the_anndata(extractor):
+    adata = log_normalised()
+    raw = anndata.AnnData(np.array([[3, 0, 1], [2, 2, 5]]), var=pd.DataFrame(index=["LYZ", "CD3D", "MS4A1"]))
+    raw.obs_names = adata.obs_names
+    adata.raw = raw
+    aligned, expected = extractor.align(adata, layer="raw"), extractor.align(raw)
+    np.testing.assert_array_equal(dense(aligned, len(GENES)), dense(expected, len(GENES)))
+    assert aligned.panel.tolist() == expected.panel.tolist()
+    one = extractor.align(adata[1:], layer="raw")  # a view
+    np.testing.assert_array_equal(dense(one, len(GENES)), dense(expected, len(GENES))[1:])
+    assert one.cell_names == ["1"]
+
+
+def test_the_error_names_where_the_file_may_keep_its_counts(extractor):
+    counts = np.array([[3, 1], [2, 2]])
+    adata = log_normalised(layers={"umi": counts})
+    adata.raw = adata.copy()
+    with pytest.raises(ValueError, match=r'also offers `layer="umi"` or `layer="raw"`'):
+        extractor.align(adata)
+    with pytest.raises(ValueError, match=r'also offers `layer="umi"`\), or recover'):
+        extractor.align(adata, layer="raw")
+    with pytest.raises(ValueError, match=r"no layer 'counts'\. Layers available: 'umi', 'raw'"):
+        extractor.align(adata, layer="counts")
+    with pytest.raises(ValueError, match=r"no layer 'raw'\. Layers available: none"):
+        extractor.align(log_normalised(), layer="raw")
+    with pytest.raises(ValueError, match=r"the file offers no layer and no raw\), or recover .*recover_counts"):
+        extractor.align(log_normalised())
+    layer_called_raw = log_normalised(layers={"raw": counts})
+    np.testing.assert_array_equal(
+        extractor.align(layer_called_raw, layer="raw").counts, counts[[0, 0, 1, 1], [0, 1, 0, 1]]
+    )
 
 
 def test_real_cells_agree_with_pandas(scmmgpt_data):

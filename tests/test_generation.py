@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from scmmgpt import ScMMGPTConfig
 
@@ -262,10 +263,20 @@ def test_text_only_needs_no_cell_and_targets_do_no_harm(model, processor):
     assert answers(model, processor(text="a human")).shape == (1, 6)
 
 
-def test_cells_without_placeholders_are_refused(model, processor):
+@pytest.mark.parametrize("mode", [{}, {"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}])
+def test_cells_without_placeholders_are_refused(model, processor, mode):
     inputs = processor(text="describe the cell", cells=make_counts(1), gene_names=GENES)
     with pytest.raises(ValueError, match="0 cell placeholder tokens, but 1 cells need 1 x 3"):
-        model.generate(**inputs, max_new_tokens=2)
+        model.generate(**inputs, max_new_tokens=2, **mode)
+
+
+def test_a_generation_config_comes_second_as_in_transformers(model, processor):
+    inputs = processor(text="a human")
+    config = GenerationConfig(max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    found = model.generate(inputs["input_ids"], config, attention_mask=inputs["attention_mask"])
+    assert found.shape[1] == inputs["input_ids"].shape[1] + 3
+    with pytest.raises(ValueError, match="`generation_config` is for text"):
+        model.generate(inputs["input_ids"], config, generation_mode="cell")
 
 
 # --- configurations
@@ -274,6 +285,7 @@ BAD_CONFIGS = {
     "heads of the cell encoder": (lambda: make_cell_config(num_attention_heads=5), "not divisible by num_attention"),
     "<pad> outside the vocabulary": (lambda: make_cell_config(pad_token_id=63), "`cell_config.pad_token_id`=63"),
     "<cls> outside the vocabulary": (lambda: make_cell_config(cls_token_id=-1), "`cell_config.cls_token_id`=-1"),
+    "<eoc> outside the vocabulary": (lambda: make_cell_config(eoc_token_id=63), "`cell_config.eoc_token_id`=63"),
     "unknown text model": (
         lambda: ScMMGPTConfig(text_config={"model_type": "no_such_model"}),
         "'no_such_model' is not an architecture of the installed transformers",

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmmgpt.data.h5ad import demo_cells, name_genes, read_cells, recover_counts
+from scmmgpt.data.h5ad import demo_cells, name_genes, read_cells, recover_counts, take_counts
 
 
 def make_counts(num_cells=20, num_genes=50, seed=0, largest=None):
@@ -150,6 +150,27 @@ def test_missing_files_and_other_formats(tmp_path):
         file.create_group("matrix")
     with pytest.raises(ValueError, match=r"\['matrix'\].*read_10x_h5"):
         read_cells(tmp_path / "tenx.h5")
+
+
+# Where the counts are
+
+
+def test_counts_are_taken_from_a_layer_or_from_raw():
+    full = cells_of(sp.csr_matrix(make_counts()))
+    adata = full[:, 5:25].copy()
+    adata.raw = full
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = np.log1p(adata.X.toarray())
+    assert take_counts(adata, None) is adata
+    raw = take_counts(adata, "raw")
+    np.testing.assert_array_equal(raw.X.toarray(), full.X.toarray())
+    assert list(raw.var_names) == list(full.var_names)
+    assert raw.obs["kept"].tolist() == list(range(20))
+    with pytest.raises(ValueError, match=r"`layer` is 'umi', but the file has \['counts', 'raw'\]; pass one of these"):
+        take_counts(adata, "umi")
+    np.testing.assert_array_equal(take_counts(adata, "counts").X.toarray(), full.X.toarray()[:, 5:25])
+    with pytest.raises(ValueError, match="`layer` is 'raw', but the file has none"):
+        take_counts(full, "raw")
 
 
 # Names of genes

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from scmmgpt.modeling_scmmgpt import _draw_negatives
 
@@ -31,14 +33,14 @@ def test_loss_is_the_sum_of_the_parts_that_the_inputs_allow(model):
     assert len(parts) == 6
     close(output.loss, sum(parts.values()))
     drops = {
-        "target_counts": {"cell_reconstruction_loss", "flow_loss"},
+        ("target_", "condition_"): {"cell_reconstruction_loss", "flow_loss"},
         "cell_value_labels": {"masked_expression_loss"},
-        "description_input_ids": {"contrastive_loss", "matching_loss"},
+        "description_": {"contrastive_loss", "matching_loss"},
         "labels": {"language_loss"},
-        "condition_input_ids": {"flow_loss"},
+        "condition_": {"flow_loss"},
     }
-    for name, lost in drops.items():
-        fewer = model(**{k: v for k, v in batch.items() if k != name})
+    for names, lost in drops.items():
+        fewer = model(**{k: v for k, v in batch.items() if not k.startswith(names)})
         assert {k for k in fewer if k.endswith("_loss")} == set(parts) - lost
     nothing = model(input_ids=torch.tensor([[7, 8]]))
     assert nothing.loss is None
@@ -79,22 +81,37 @@ def test_masked_expression_is_a_mean_of_squares(model):
     close(output.masked_expression_loss, torch.stack(squares).mean())
 
 
-@pytest.mark.parametrize("groups", [[0, 1, 2, 3, 4], [0, 1, 0, 2, 0], [1, 1, 1, 1, 1]])
-def test_contrastive_is_info_nce_with_shared_positives(model, groups):
+TRUE_OF = {
+    "its own cell": np.eye(5, dtype=bool),
+    "cells of a group": np.equal.outer([0, 1, 0, 2, 0], [0, 1, 0, 2, 0]),
+    "every cell": np.ones((5, 5), dtype=bool),
+    # text 0 says so little that it is true of three cells, whose own texts say more
+    "more general texts": np.eye(5, dtype=bool) | (np.outer([1, 0, 0, 0, 0], [1, 1, 0, 1, 0]) > 0),
+}
+
+
+@pytest.mark.parametrize("case", TRUE_OF)
+def test_contrastive_is_info_nce_with_shared_positives(model, case):
     batch = make_batch(5)
-    batch["description_group"] = torch.tensor(groups)
+    is_true = TRUE_OF[case]  # texts x cells
+    batch["description_is_true"] = torch.tensor(is_true)
     cells = {k: v for k, v in batch.items() if k.startswith(("cell_", "panel_")) and k != "cell_value_labels"}
     similarity = model.contrastive_head.logit_scale.exp() * (
         model.get_cell_embeddings(**cells)
         @ model.get_text_embeddings(batch["description_input_ids"], batch["description_attention_mask"]).T
     )
     terms = []
-    for scores in (similarity, similarity.T):
+    for scores, positive in ((similarity, is_true.T), (similarity.T, is_true)):
         for i in range(5):
-            positives = [j for j in range(5) if groups[j] == groups[i]]
-            log_probs = [scores[i, j] - scores[i].logsumexp(0) for j in positives]
-            terms.append(-sum(log_probs) / len(positives))
+            log_probs = [scores[i, j] - scores[i].logsumexp(0) for j in np.flatnonzero(positive[i])]
+            terms.append(-sum(log_probs) / len(log_probs))
     close(model(**batch).contrastive_loss, torch.stack(terms).mean())
+
+
+def test_a_text_is_true_of_its_own_cell_alone_when_nothing_is_said(model):
+    batch = make_batch(4)
+    alone = {k: v for k, v in batch.items() if k != "description_is_true"}
+    close(model(**batch).contrastive_loss, model(**alone).contrastive_loss)
 
 
 def test_cells_with_one_text_are_positives_of_each_other(model):
@@ -102,7 +119,7 @@ def test_cells_with_one_text_are_positives_of_each_other(model):
     for name in ("description_input_ids", "description_attention_mask"):
         batch[name][2] = batch[name][0]
     batch["description_input_ids"][batch["description_attention_mask"] == 0] = PAD + 5  # what pads is no matter
-    told = dict(batch, description_group=torch.tensor([0, 1, 0, 2]))
+    told = dict(batch, description_is_true=torch.tensor([0, 1, 0, 2])[:, None] == torch.tensor([0, 1, 0, 2]))
     close(model(**batch).contrastive_loss, model(**told).contrastive_loss)
 
 
@@ -124,7 +141,7 @@ def test_matching_scores_pairs(model):
 
 def test_matching_without_any_negative_counts_the_positives_only(model):
     batch = make_batch(3)
-    batch["description_group"] = torch.zeros(3, dtype=torch.long)
+    batch["description_is_true"] = torch.ones(3, 3, dtype=torch.bool)
     output = model(**batch)
     queries = model.qformer.encode_pairs(
         batch["description_input_ids"],
@@ -134,6 +151,21 @@ def test_matching_without_any_negative_counts_the_positives_only(model):
     )
     expected = F.cross_entropy(model.matching_head(queries.mean(1)), torch.ones(3, dtype=torch.long))
     close(output.matching_loss, expected)
+
+
+def test_matching_has_no_false_negative(model):
+    """Text 0 is true of both cells, text 1 of its own: cell 1 has no wrong text, and text 0 no wrong cell."""
+    batch = make_batch(2)
+    batch["description_is_true"] = torch.tensor([[True, True], [False, True]])
+    output = model(**batch)
+    ids, mask = batch["description_input_ids"], batch["description_attention_mask"]
+    states, cell_mask = output.cell_hidden_states, batch["cell_attention_mask"]
+    losses = []
+    # two positives; cell 0 with the wrong text 1, and text 1 with the wrong cell 0
+    for text, cell, label in ((0, 0, 1), (1, 1, 1), (1, 0, 0), (1, 0, 0)):
+        queries = model.qformer.encode_pairs(ids[[text]], mask[[text]], states[[cell]], cell_mask[[cell]])
+        losses.append(F.cross_entropy(model.matching_head(queries.mean(1)), torch.tensor([label])))
+    close(output.matching_loss, torch.stack(losses).mean())
 
 
 @given(
@@ -168,9 +200,80 @@ def test_language_is_the_cross_entropy_of_the_next_token(model):
     )
     close(output.language_loss, expected)
     tokens = (batch["labels"][:, 1:] != -100).sum()
-    # gradient accumulation: the trainer gives the tokens of all micro-batches
+    # where somebody gives the tokens of all micro-batches, as in any language model
     accumulated = model(**batch, num_items_in_batch=tokens * 2)
     close(accumulated.language_loss, expected / 2)
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_accumulation_in_a_plain_trainer_weighs_no_loss_twice(tmp_path, steps):
+    """The same micro-batch, several times over, has the gradient of one, whichever loss it comes from."""
+    batch, gradients = make_batch(), []
+    for accumulated in (1, steps):
+        model = make_model()
+        model.register_forward_pre_hook(lambda *_: torch.manual_seed(0) and None)  # noise and negatives
+        arguments = TrainingArguments(
+            str(tmp_path),
+            max_steps=1,
+            learning_rate=0.0,
+            max_grad_norm=0.0,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=accumulated,
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        found = {}
+
+        class Remember(TrainerCallback):
+            def on_pre_optimizer_step(self, args, state, control, model, into=found, **kwargs):
+                into.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+        data = [{"cells": i} for i in range(accumulated)]
+        trainer = Trainer(
+            model, arguments, data_collator=lambda rows: dict(batch), train_dataset=data, callbacks=[Remember()]
+        )
+        trainer.args.remove_unused_columns = False
+        trainer.train()
+        gradients.append(found)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        close(gradients[1][name], gradient)
+
+
+LONELY = {
+    "target_counts": (("target_counts",), "`target_gene_ids` is given without `target_counts`"),
+    "target_gene_ids": (("target_gene_ids",), "`target_counts` is given without `target_gene_ids`"),
+    "cell_values": (("cell_values",), "`cell_gene_ids` is given without `cell_values`"),
+    "cell_gene_ids": (("cell_gene_ids",), "`cell_values` is given without `cell_gene_ids`"),
+    "targets": (("target_counts", "target_gene_ids"), "`condition_input_ids` is given without `target_gene_ids`"),
+    "cells of targets": (("cell_gene_ids", "cell_values"), "`target_gene_ids` is given without `cell_gene_ids`"),
+    "cells of descriptions": (
+        ("cell_gene_ids", "cell_values", "target_gene_ids", "target_counts", "cell_value_labels"),
+        "`description_input_ids` is given without `cell_gene_ids`",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LONELY)
+def test_inputs_that_go_together_are_asked_for(model, case):
+    dropped, message = LONELY[case]
+    with pytest.raises(ValueError, match=message):
+        model(**{k: v for k, v in make_batch().items() if k not in dropped})
+
+
+def test_texts_longer_than_what_reads_them_are_refused(model):
+    batch = make_batch()
+    long = torch.full((3, 129), 7)
+    for name, most in (("condition", 128), ("description", 64)):
+        with pytest.raises(ValueError, match=f"`{name}_input_ids` has 129 tokens; the model reads at most {most}"):
+            model(**batch | {f"{name}_input_ids": long, f"{name}_attention_mask": torch.ones_like(long)})
+    with pytest.raises(ValueError, match="`input_ids` has 129 tokens; the model reads at most 64"):
+        model.get_text_embeddings(long)
+    for call in (model, model.get_condition_tokens):
+        with pytest.raises(ValueError, match="`input_ids` has 129 tokens; the model reads at most 128"):
+            call(long)
 
 
 # --- flow

@@ -108,6 +108,8 @@ def test_bootstrap_over_groups_is_wider_when_groups_differ():
     assert group_low < low < high < group_high
     # four equal donors: the mean of any draw is a multiple of a quarter
     assert (group_low * 4) % 1 == 0
+    # one donor says nothing of another
+    assert np.isnan(bootstrap_interval(np.mean, correct, groups=np.full(200, "a"))).all()
 
 
 def test_bootstrap_refuses_unequal_lengths_and_survives_nan():

@@ -11,6 +11,8 @@ from .tiny import (
     CELL,
     CELL_FIELDS,
     CLS_GENE,
+    EOC_GENE,
+    GENES,
     NUM_CELL_TOKENS,
     PAD,
     PAD_GENE,
@@ -322,9 +324,17 @@ def test_placeholders_and_cells_must_agree(model):
 
 
 def test_text_tower_names_what_is_too_long(model):
-    with pytest.raises(ValueError, match=r"`description_input_ids` has 65 tokens; the text tower reads at most 64"):
+    with pytest.raises(ValueError, match="`input_ids` has 65 tokens; the model reads at most 64"):
         model.get_text_embeddings(torch.full((1, 65), 7))
 
 
 def test_cls_is_not_a_gene(model):
     assert not model.panel_mask(torch.tensor([[1, CLS_GENE, PAD_GENE]]))[0, [CLS_GENE, PAD_GENE]].any()
+
+
+def test_eoc_is_not_a_gene_where_the_vocabulary_has_one():
+    config = make_cell_config()
+    model = ScMMGPTCellModel(config)
+    assert model.gene_profile.nonzero().flatten().tolist() == list(range(len(GENES)))
+    torch.testing.assert_close(model.gene_profile.sum(), torch.tensor(1.0))
+    assert model.panel_mask(torch.tensor([[1, EOC_GENE]])).nonzero().tolist() == [[0, 1]]

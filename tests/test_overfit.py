@@ -30,10 +30,14 @@ def _make_counts() -> np.ndarray:
     return rng.poisson(np.repeat(profiles, CELLS_PER_TYPE, axis=0))
 
 
+def group_of_cells() -> torch.Tensor:
+    return torch.arange(3).repeat_interleave(CELLS_PER_TYPE)
+
+
 @pytest.fixture(scope="module")
 def batch() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)  # fixtures of a module come before the seed that each test starts with
-    group = torch.arange(3).repeat_interleave(CELLS_PER_TYPE)
+    group = group_of_cells()
     batch = dict(make_processor().feature_extractor(_make_counts(), gene_names=GENES, return_targets=True))
     masked = (torch.rand(batch["cell_values"].shape) < 0.15) & (batch["cell_attention_mask"] == 1)
     masked[:, 0] = False
@@ -47,7 +51,7 @@ def batch() -> dict[str, torch.Tensor]:
     texts = _padded([_ids(f"a human {TYPES[i]}") for i in group])
     batch["description_input_ids"], batch["description_attention_mask"] = texts
     batch["condition_input_ids"], batch["condition_attention_mask"] = texts
-    batch["description_group"] = group
+    batch["description_is_true"] = group[:, None] == group[None]
     return batch
 
 
@@ -122,14 +126,14 @@ def test_it_names_the_types(trained, batch):
         do_sample=False,
     )
     answers = make_processor().batch_decode(generated[:, prompt.shape[1] :], skip_special_tokens=True)
-    assert answers == [f"a human {TYPES[i]} of blood ." for i in batch["description_group"]]
+    assert answers == [f"a human {TYPES[i]} of blood ." for i in group_of_cells()]
 
 
 def test_it_matches_cells_and_texts(trained, batch):
     model, _ = trained
     texts = model.get_text_embeddings(*_padded([_ids(f"a human {name}") for name in TYPES]))
     similarity = model.get_cell_embeddings(**_cells(batch)) @ texts.T
-    assert similarity.argmax(1).tolist() == batch["description_group"].tolist()
+    assert similarity.argmax(1).tolist() == group_of_cells().tolist()
 
 
 def test_it_rebuilds_the_expression(trained, batch):

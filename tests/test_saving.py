@@ -84,6 +84,34 @@ def test_device_map(device_map, tmp_path):
     assert torch.equal(loss_of(model, batch), loss_of(loaded, batch))
 
 
+PARTS = [name for name, _ in make_model().named_children()]
+
+
+@pytest.mark.parametrize("part", ["language_model", "language_model.model"])
+def test_the_language_model_may_be_offloaded(part, tmp_path):
+    model, batch = make_model(), make_batch()
+    model.save_pretrained(tmp_path)
+    others = [name for name in PARTS if name != "language_model"]
+    if part != "language_model":
+        others.append("language_model.lm_head")
+    device_map = dict.fromkeys(others, "cpu") | {part: "disk"}
+    loaded = ScMMGPTForConditionalGeneration.from_pretrained(
+        tmp_path, device_map=device_map, offload_folder=tmp_path / "offload"
+    ).eval()
+    with torch.no_grad():
+        assert torch.equal(loss_of(model, batch), loss_of(loaded, batch))
+
+
+@pytest.mark.parametrize("part", [name for name in PARTS if name != "language_model"])
+def test_other_parts_stay_together(part, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    device_map = dict.fromkeys(PARTS, "cpu") | {part: "disk"}
+    with pytest.raises(ValueError, match=r"`language_model` on \['cpu', 'disk'\]; they have to share one device"):
+        ScMMGPTForConditionalGeneration.from_pretrained(
+            tmp_path, device_map=device_map, offload_folder=tmp_path / "offload"
+        )
+
+
 def test_cell_encoder_out_of_a_whole_model(tmp_path):
     model = make_model()
     model.save_pretrained(tmp_path / "whole")

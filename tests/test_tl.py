@@ -376,3 +376,13 @@ def test_an_incomplete_folder_is_refused(loaded, tmp_path, missing):
             (folder / missing).unlink()
     with pytest.raises(ValueError, match=r"`model` is '.*', where no complete model can be read"):
         tl.load(folder)
+
+
+def test_annotate_weighs_by_the_prior(loaded, adata):
+    shares = {"CD19+ B": 0.7, "NK": 0.1, "CD14+ Monocyte": 0.1, "Vascular": 0.1}
+    tl.annotate(adata, loaded, LABELS, key_added="plain")
+    tl.annotate(adata, loaded, LABELS, prior=shares, key_added="weighed")
+    posterior = adata.obsm["plain_scores"] * np.array([shares[label] for label in LABELS])  # Bayes
+    np.testing.assert_allclose(adata.obsm["weighed_scores"], posterior / posterior.sum(1, keepdims=True), atol=1e-6)
+    with pytest.raises(ValueError, match="positive number for every label"):
+        tl.annotate(adata, loaded, LABELS, prior={"NK": 1.0})

@@ -1,6 +1,7 @@
 """Training: named and weighted losses, frozen parts, restarts that change no bit, recipes that are read strictly."""
 
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModel,
     AutoProcessor,
+    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
@@ -122,8 +124,6 @@ def make_trainer(tmp_path, loss_weights, modules, model=None, **options) -> ScMM
         report_to=[],
         use_cpu=True,
         remove_unused_columns=False,
-        label_names=[],
-        prediction_loss_only=True,
         disable_tqdm=True,
         save_strategy="no",
         logging_steps=1,
@@ -136,7 +136,6 @@ def make_trainer(tmp_path, loss_weights, modules, model=None, **options) -> ScMM
         model=model or make_model(),
         args=arguments,
         train_dataset=dataset,
-        eval_dataset=dataset,
         data_collator=collator,
         loss_weights=loss_weights,
         modules=modules,
@@ -165,14 +164,6 @@ def test_accumulated_steps_weigh_as_one_batch(tmp_path):
     parts = train(per_device_train_batch_size=4, gradient_accumulation_steps=2)
     for name in ("loss", "cell_reconstruction_loss", "grad_norm"):
         assert parts[name] == pytest.approx(whole[name], rel=1e-4)
-
-
-def test_evaluation_logs_the_named_losses_apart(tmp_path):
-    trainer = make_trainer(tmp_path, {"cell_reconstruction": 2.0}, ["cell_model"])
-    metrics = trainer.evaluate()
-    (logged,) = (entry for entry in trainer.state.log_history if "eval_loss" in entry)
-    assert logged["eval_cell_reconstruction_loss"] == pytest.approx(metrics["eval_loss"] / 2, abs=1e-4)
-    assert "cell_reconstruction_loss" not in logged
 
 
 def test_frozen_parts_run_without_dropout(tmp_path):
@@ -231,6 +222,51 @@ def test_a_finished_run_resumes_to_itself(finished):
     before = weights(finished[0] / "model")
     pretrain(recipe_with_checkpoints(finished[0]), [make_adata()], resume=True)
     assert_equal(before, weights(finished[0] / "model"))
+
+
+def test_another_recipe_or_other_cells_are_not_resumed(finished, tmp_path):
+    output_dir = finished[0]
+    before = weights(output_dir / "model")
+    recipe = recipe_with_checkpoints(output_dir)
+    assert Recipe.from_yaml(output_dir / "recipe.yaml") == recipe  # what is written can be run again
+    recipe.data.max_genes = 32
+    recipe.stages[0].losses["masked_expression"] = 0.25
+    message = (
+        r"holds a run of another recipe or other cells: data\.max_genes \(24 there, 32 here\); "
+        r"stages\.0\.losses\.masked_expression \(0\.5 there, 0\.25 here\)\. Resume with"
+    )
+    with pytest.raises(ValueError, match=message):
+        pretrain(recipe, [make_adata()], resume=True)
+
+    recipe = recipe_with_checkpoints(output_dir)
+    other = make_adata()
+    other.X[0, 0] += 1
+    with pytest.raises(ValueError, match="other cells: counts "):
+        pretrain(recipe, [other], resume=True)
+    renamed = make_adata()
+    renamed.var_names = [*GENES[:-1], "OTHER"]
+    with pytest.raises(ValueError, match="other cells: gene_vocabulary "):
+        pretrain(recipe, [renamed], resume=True)
+    renamed = make_adata()
+    renamed.obs["tissue"] = "liver"
+    with pytest.raises(ValueError, match=r"other cells: tokenizer .*; facts "):
+        pretrain(recipe, [renamed], resume=True)
+    assert_equal(before, weights(output_dir / "model"))
+
+    moved = tmp_path / "moved"
+    shutil.copytree(output_dir, moved)
+    pretrain(recipe_with_checkpoints(moved), [make_adata()], resume=True)
+    (moved / "sha256.yaml").unlink()
+    with pytest.raises(ValueError, match=r"holds a run without sha256\.yaml"):
+        pretrain(recipe_with_checkpoints(moved), [make_adata()], resume=True)
+
+
+@pytest.mark.parametrize("seen", ["n_gpu", "world_size"])
+def test_several_devices_are_refused_before_training(tmp_path, monkeypatch, seen):
+    monkeypatch.setattr(TrainingArguments, seen, property(lambda self: 2))
+    with pytest.raises(ValueError, match=r"Training found .*CUDA_VISIBLE_DEVICES=0"):
+        pretrain(read(make_recipe(tmp_path / "run"), tmp_path), [make_adata()])
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("existed", [False, True])
@@ -391,7 +427,44 @@ def test_a_pretrained_text_model_keeps_its_weights_and_gets_a_cell_token(text_fo
     model = AutoModel.from_pretrained(final)
     assert model.generation_config.eos_token_id == 0
     assert model.config.text_config.model_type == "gpt2"
-    assert f"gpt2, {text_folder}" in (final / "README.md").read_text()
+    assert f"gpt2, from {text_folder}" in (final / "README.md").read_text()
+
+
+def test_a_text_model_saved_in_half_precision_is_trained_in_single(text_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "half"
+    GPT2LMHeadModel.from_pretrained(text_folder, dtype=torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(text_folder).save_pretrained(folder)
+
+    def run(name, resume=False):
+        values = make_recipe(tmp_path / name, 2, text={"pretrained": str(folder)})
+        del values["stages"][1]
+        for stage in values["stages"]:
+            stage["arguments"]["bf16"] = True
+        return pretrain(read(values, tmp_path), [make_adata()], resume)
+
+    whole = weights(run("whole"))
+    assert {value.dtype for value in whole.values() if value.is_floating_point()} == {torch.float32}
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2, 0)
+        with pytest.raises(RuntimeError, match="killed"):
+            run("stopped")
+    assert_equal(whole, weights(run("stopped", resume=True)))
+
+
+def test_prompts_of_unequal_length_are_answered_as_alone(text_folder, tmp_path):
+    values = make_recipe(tmp_path / "run", 1, text={"pretrained": str(text_folder)})
+    values["stages"] = values["stages"][-1:]
+    final = pretrain(read(values, tmp_path), [make_adata()])
+    processor, model = AutoProcessor.from_pretrained(final), AutoModel.from_pretrained(final)
+    prompts, cells = ["<cell> A", "<cell> A much longer question about it"], make_adata(2)
+    assert processor.tokenizer.padding_side == "left"
+
+    def answer(**kwargs):
+        inputs = processor(**kwargs)
+        return model.generate(**inputs, max_new_tokens=5, do_sample=False)[:, inputs["input_ids"].shape[1] :].tolist()
+
+    together = answer(text=prompts, cells=cells)
+    assert together == [answer(text=prompts[i], cells=cells[i])[0] for i in range(2)]
 
 
 # Recipes
@@ -449,6 +522,9 @@ def change(*keys, value):
         (change("stages", 0, "modules", value=[]), r"`modules` of stage 'cell' is \[\]"),
         (change("stages", 2, "collator", "dropout", value=0.1), r"stage 'generative'` names \['dropout'\]"),
         (change("stages", 0, "arguments", "epochs", value=1), r"`arguments of stage 'cell'` names \['epochs'\]"),
+        (change("stages", 0, "arguments", "eval_strategy", value="steps"), r"sets \['eval_strategy'\]: training meas"),
+        (change("stages", 0, "arguments", "load_best_model_at_end", value=True), r"sets \['load_best_model_at_end'\]"),
+        (change("text", "pretrained", value="gpt2"), r"`text` sets \['vocab_size', 'config'\] beside .*'gpt2'"),
         (change("stages", 0, "arguments", "output_dir", value="x"), r"names \['output_dir'\]"),
         (change("stages", 0, "arguments", "learning_rate", value="1e-3"), r"learning_rate is the text '1e-3'"),
     ],

@@ -62,6 +62,8 @@ def _find_tests() -> Path:
     try:
         return _download(transformers.__version__)
     except (OSError, subprocess.SubprocessError) as error:
+        if os.environ.get("CI"):  # where a skip would go unseen
+            raise
         reason = f"no tests of transformers {transformers.__version__}: pip could not fetch its source ({error}). "
         pytest.skip(reason + "Set TRANSFORMERS_TESTS to a folder that has it unpacked.", allow_module_level=True)
 
@@ -164,6 +166,11 @@ class TestConditionalGeneration(common.ModelTesterMixin, common.GenerationTester
                 parts = [module for module in model.modules() if isinstance(module, transformers.PreTrainedModel)]
                 assert len(parts) == 6  # with cell encoder, two Q-Formers, language model and its base
                 assert {part.config._attn_implementation for part in parts} == {expected}
+
+    _stay_together = unittest.skip("Only the language model may be split or offloaded; `test_saving.py` shows how.")
+    test_cpu_offload = test_disk_offload_bin = test_disk_offload_safetensors = test_model_parallelism = _stay_together(
+        lambda self: None
+    )
 
     @unittest.skip("There is no base model with a head on top: the parts are peers.")
     def test_model_base_model_prefix(self) -> None: ...

@@ -15,6 +15,7 @@ from scmmgpt import (
 
 GENES = [f"GENE{i}" for i in range(60)]
 PAD_GENE, CLS_GENE = 60, 61  # as `ScMMGPTFeatureExtractor.from_genes` numbers them
+EOC_GENE = 62  # as in a vocabulary of scGPT, which has one token more
 SENTENCE = "a the cell is of type describe this : . T B monocyte naive human blood lung young with little some more"
 WORDS = ["<unk>", "<pad>", "<s>", "</s>", "<cell>", *SENTENCE.split()]
 PAD, BOS, EOS, CELL = 1, 2, 3, 4
@@ -36,7 +37,8 @@ _TEXT = {
 def make_cell_config(**changes) -> ScMMGPTCellConfig:
     """Two layers of width 32 without dropout, over `GENES`."""
     settings = {"hidden_dropout_prob": 0.0, "attention_dropout": 0.0, "vocab_size": len(GENES) + 3}
-    settings |= {"pad_token_id": PAD_GENE, "cls_token_id": CLS_GENE, "use_panel_embedding": True}
+    settings |= {"pad_token_id": PAD_GENE, "cls_token_id": CLS_GENE, "eoc_token_id": EOC_GENE}
+    settings |= {"use_panel_embedding": True}
     return ScMMGPTCellConfig(**_SIZES | settings | changes)
 
 
@@ -153,6 +155,6 @@ def make_batch(num_cells: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
     batch["attention_mask"] = torch.cat([torch.ones_like(prefix), text_mask], dim=1)
     batch["labels"] = torch.cat([torch.full_like(prefix, -100), text_ids.masked_fill(text_mask == 0, -100)], dim=1)
     batch["description_input_ids"], batch["description_attention_mask"] = make_texts(num_cells, seed + 1)
-    batch["description_group"] = torch.arange(num_cells)
+    batch["description_is_true"] = torch.eye(num_cells, dtype=torch.bool)
     batch["condition_input_ids"], batch["condition_attention_mask"] = make_texts(num_cells, seed + 2)
     return batch

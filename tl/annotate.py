@@ -19,6 +19,7 @@ def annotate(
     adata: "AnnData",
     model: str | os.PathLike | LoadedModel,
     labels: Sequence[str] | Mapping[str, Sequence[str]],
+    prior: Mapping[str, float] | None = None,
     key_added: str = "scmmgpt",
     min_score: float = 0.0,
     layer: str | None = None,
@@ -40,13 +41,16 @@ def annotate(
         model (`str`, `os.PathLike` or `LoadedModel`): see [`load`].
         labels (`Sequence[str]` or `Mapping`): candidate types by name, phrased in several ways by [`CaptionWriter`];
             or for each label the texts that describe it.
+        prior (`Mapping`, *optional*): how common each label is expected to be, as shares or numbers of cells; all
+            alike when absent. Contrastive similarity estimates log p(text | cell) / p(text): a posterior needs it.
         key_added (`str`): prefix of what is written.
         min_score (`float`): cells below it are left unassigned.
-        layer (`str`, *optional*): layer of `adata` that holds the counts.
+        layer (`str`, *optional*): layer of `adata` that holds the counts, or `raw` for `adata.raw`.
         batch_size (`int`): cells at a time.
 
     Raises:
-        ValueError: when there are fewer than two candidates, a candidate has no text, or the counts are unusable.
+        ValueError: when there are fewer than two candidates, a candidate has no text or no positive prior, or the
+            counts are unusable.
     """
     import pandas as pd
 
@@ -54,10 +58,12 @@ def annotate(
     ontology = Ontology()
     texts = _texts_by_label(labels, ontology)
     text_embeds = torch.stack([_mean_text_embedding(loaded, candidate) for candidate in texts.values()])
+    log_prior = _log_prior(prior, list(texts)).to(loaded.model.device)
     scores = np.empty((adata.n_obs, len(texts)), dtype=np.float32)
-    for places, inputs in cell_batches(adata, loaded, batch_size, layer, "annotate"):
+    for indices, cells in cell_batches(adata, loaded, batch_size, layer, "annotate"):
+        inputs = loaded.processor(cells=cells).to(loaded.model.device)
         similarity = loaded.model.contrastive_head.similarity(loaded.model.get_cell_embeddings(**inputs), text_embeds)
-        scores[places] = similarity.float().softmax(-1).cpu().numpy()
+        scores[indices] = (similarity.float() + log_prior).softmax(-1).cpu().numpy()
     names = np.array(list(texts))
     best = scores.argmax(1)
     assigned = scores.max(1) >= min_score
@@ -88,6 +94,19 @@ def _texts_by_label(
         if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError(f"`labels[{label!r}]` is {texts!r}: expected a list of one or more texts.")
     return dict(labels)
+
+
+def _log_prior(prior: Mapping[str, float] | None, labels: Sequence[str]) -> torch.Tensor:
+    """`(candidates,)`: zeros without a prior."""
+    if prior is None:
+        return torch.zeros(len(labels))
+    unusable = [label for label in labels if not 0 < prior.get(label, 0) < float("inf")]
+    if unusable:
+        raise ValueError(
+            f"`prior` gives {unusable[0]!r} {prior.get(unusable[0])!r}: expected a positive number for every label. "
+            "Leave a label out of `labels` if it cannot occur."
+        )
+    return torch.tensor([float(prior[label]) for label in labels]).log()
 
 
 def _mean_text_embedding(loaded: LoadedModel, texts: Sequence[str]) -> torch.Tensor:

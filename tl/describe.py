@@ -32,7 +32,7 @@ def describe(
         prompt (`str`, *optional*): what to ask, with one `<cell>`; a plain request for a description when absent.
         key_added (`str`): column of `obs` to write.
         max_new_tokens (`int`): longest text.
-        layer (`str`, *optional*): layer of `adata` that holds the counts.
+        layer (`str`, *optional*): layer of `adata` that holds the counts, or `raw` for `adata.raw`.
         batch_size (`int`): cells at a time.
 
     Raises:
@@ -44,16 +44,10 @@ def describe(
     if prompt.count(cell_token) != 1:
         raise ValueError(f"`prompt` is {prompt!r}: expected exactly one {cell_token} in it.")
     texts = np.empty(adata.n_obs, dtype=object)
-    for places, cells in cell_batches(adata, loaded, batch_size, layer, "describe"):
-        question = prompt.replace(cell_token, cell_token * loaded.processor.num_cell_tokens)
-        asked = loaded.processor.tokenizer([question] * len(places), return_tensors="pt").to(loaded.model.device)
-        answer = loaded.model.generate(
-            input_ids=asked["input_ids"],
-            attention_mask=asked["attention_mask"],
-            **cells,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-        )
-        answer = answer[:, asked["input_ids"].shape[1] :]
-        texts[places] = [text.strip() for text in loaded.processor.batch_decode(answer, skip_special_tokens=True)]
+    for indices, cells in cell_batches(adata, loaded, batch_size, layer, "describe"):
+        inputs = loaded.processor(text=[prompt] * len(indices), cells=cells).to(loaded.model.device)
+        output_ids = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        answer_ids = output_ids[:, inputs["input_ids"].shape[1] :]
+        answers = loaded.processor.batch_decode(answer_ids, skip_special_tokens=True)
+        texts[indices] = [answer.strip() for answer in answers]
     adata.obs[key_added] = texts

@@ -27,13 +27,17 @@ def embed(
         adata (`AnnData`): raw counts in `X` or in `layer`.
         model (`str`, `os.PathLike` or `LoadedModel`): see [`load`].
         key_added (`str`): entry of `obsm` to write.
-        layer (`str`, *optional*): layer of `adata` that holds the counts.
+        layer (`str`, *optional*): layer of `adata` that holds the counts, or `raw` for `adata.raw`.
         batch_size (`int`): cells at a time.
+
+    Raises:
+        ValueError: when the counts are unusable.
     """
     loaded = load(model)
     embeds = np.empty((adata.n_obs, loaded.model.config.contrastive_size), dtype=np.float32)
-    for places, inputs in cell_batches(adata, loaded, batch_size, layer, "embed"):
-        embeds[places] = loaded.model.get_cell_embeddings(**inputs).float().cpu().numpy()
+    for indices, cells in cell_batches(adata, loaded, batch_size, layer, "embed"):
+        inputs = loaded.processor(cells=cells).to(loaded.model.device)
+        embeds[indices] = loaded.model.get_cell_embeddings(**inputs).float().cpu().numpy()
     adata.obsm[key_added] = embeds
 
 
@@ -58,10 +62,10 @@ def search(
         model (`str`, `os.PathLike` or `LoadedModel`): see [`load`].
         key_added (`str`): column of `obs` to write.
         embedding_key (`str`): entry of `obsm` that [`embed`] wrote, with the same model.
-        layer (`str`, *optional*): layer of `adata` that holds the counts.
+        layer (`str`, *optional*): layer of `adata` that holds the counts, or `raw` for `adata.raw`.
 
     Returns:
-        `np.ndarray` of shape `(cells,)`: places in `adata`, best first.
+        `np.ndarray` of shape `(cells,)`: indices in `adata`, best first.
 
     Raises:
         ValueError: when the query is empty, or the embeddings are not this model's.

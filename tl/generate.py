@@ -31,7 +31,7 @@ def generate(
     """
     Cells that a text describes, as raw counts with the spread of real cells.
 
-    Every text draws from a source of its own, seeded with `seed` and the text's place, so its cells do not depend on
+    Every text draws from a source of its own, seeded with `seed` and the text's index, so its cells do not depend on
     the texts beside it.
 
     Args:
@@ -61,9 +61,9 @@ def generate(
     gene_ids = None if genes is None else _panel(loaded, genes)
     counts, prompts = [], []
     with tqdm(total=sum(numbers), desc="generate", unit="cell") as progress:
-        for place, (prompt, number) in enumerate(zip(texts, numbers, strict=True)):
+        for index, (prompt, number) in enumerate(zip(texts, numbers, strict=True)):
             inputs = loaded.processor(text=prompt).to(loaded.model.device)
-            seeds = np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)
+            seeds = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
             generator = torch.Generator(loaded.model.device).manual_seed(int(seeds[0] >> 1))
             for start in range(0, number, CELLS_PER_DRAW):
                 size = min(CELLS_PER_DRAW, number - start)

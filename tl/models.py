@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import BatchFeature
 
 from ..configuration_scmmgpt import ScMMGPTConfig
 from ..modeling_scmmgpt import ScMMGPTForConditionalGeneration
-from ..processing_scmmgpt import ScMMGPTProcessor
+from ..processing_scmmgpt import AlignedCounts, ScMMGPTProcessor
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,20 +59,22 @@ def load(
 
 def cell_batches(
     adata: "AnnData", loaded: LoadedModel, batch_size: int, layer: str | None, title: str
-) -> Iterator[tuple[np.ndarray, BatchFeature]]:
+) -> Iterator[tuple[np.ndarray, AlignedCounts]]:
     """
     Every cell once, cells of like length together so that little is padded, with a progress bar.
 
     Yields:
-        `(np.ndarray, BatchFeature)`: places in `adata` of a batch's cells, and their tensors on the model's device.
+        `(np.ndarray, AlignedCounts)`: indices in `adata` of a batch's cells, and their counts, for the processor.
+
+    Raises:
+        ValueError: when `batch_size` is below 1 or the counts are unusable.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size`={batch_size}: expected at least 1.")
-    extractor = loaded.processor.feature_extractor
-    cells = extractor.align(adata, layer=layer)
+    cells = loaded.processor.feature_extractor.align(adata, layer=layer)
     order = np.argsort(-np.diff(cells.indptr), kind="stable")
     with tqdm(total=len(order), desc=title, unit="cell") as progress:
         for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            yield places, extractor(cells.select(places)).to(loaded.model.device)
-            progress.update(len(places))
+            indices = order[start : start + batch_size]
+            yield indices, cells.select(indices)
+            progress.update(len(indices))

@@ -1,14 +1,14 @@
-"""Pre-training from a recipe: `python -m scmmgpt.train.pretrain recipe.yaml`.
+"""Pre-training from a recipe: `scmmgpt pretrain recipe.yaml`, or `python -m scmmgpt.train.pretrain recipe.yaml`.
 
 Reads top to bottom: cells and facts, processor, model, then the stages one after another. A stage that has finished
 leaves a complete model repository, so that `--resume` goes on from the last one, and inside a stage from its last
-checkpoint.
+checkpoint. In one process on one device.
 """
 
-import argparse
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,18 +22,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..configuration_scmmgpt import ScMMGPTConfig
-from ..data import CaptionWriter, CellFacts, Ontology, demo_cells, name_genes, read_cells, train_tokenizer
+from ..data import CaptionWriter, CellFacts, Ontology, demo_cells, name_genes, read_cells, take_counts, train_tokenizer
 from ..data.dataset import CellTextCorpus, CellTextDataset, ScMMGPTDataCollator, mean_profile, read_facts
 from ..model_card import render_model_card
 from ..modeling_scmmgpt import ScMMGPTForConditionalGeneration
 from ..processing_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor, ScMMGPTProcessor
-from .recipe import FIXED_ARGUMENTS, Recipe, StageRecipe, TextRecipe
+from .recipe import DEFAULT_VOCAB_SIZE, FIXED_ARGUMENTS, DataRecipe, Recipe, StageRecipe, TextRecipe
+from .record import record_run
 from .trainer import EpochCallback, ModelCardCallback, ScMMGPTTrainer, check_modules
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Enough cells to know the mean and spread of 65 numbers to a percent.
+# Enough cells to know the mean and spread of every latent number to a percent.
 STATISTICS_CELLS = 20_000
 CAPTIONS_PER_FACTS = 20
 
@@ -44,15 +45,17 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
 
     Args:
         recipe (`Recipe`): what to do.
-        sources (`Sequence[AnnData]`, *optional*): the training cells, raw counts; read from `recipe.data.sources` when
-            absent.
+        sources (`Sequence[AnnData]`, *optional*): the training cells, raw counts in `X`; read from
+            `recipe.data.sources` when absent.
         resume (`bool`): go on with what `recipe.output_dir` holds, rather than refuse to overwrite it.
 
     Returns:
         `Path`: the folder of the final model, a complete model repository.
 
     Raises:
-        ValueError: when the output folder holds a run already and `resume` is not set, or the cells are unusable.
+        ValueError: when the output folder holds a run already and `resume` is not set, or holds a run of another
+            recipe or of other cells; when the cells are unusable; or in a process that is one of several or sees
+            several GPUs.
     """
     output_dir = Path(recipe.output_dir)
     if not resume and (output_dir / "stages").exists():
@@ -60,10 +63,10 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
             f"`output_dir`: {output_dir} holds a training run already. Pass --resume to go on with it, or choose "
             "another folder."
         )
+    for stage in recipe.stages:
+        training_arguments(stage, output_dir, recipe.seed)  # an impossible setting is found before hours of training
     if sources is None:
-        sources = [
-            demo_cells() if source == "demo" else name_genes(read_cells(source)) for source in recipe.data.sources
-        ]
+        sources = read_sources(recipe.data)
     set_seed(recipe.seed)
     ontology = Ontology()
     writer = CaptionWriter(ontology)
@@ -73,15 +76,18 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
     profile = mean_profile(cells, len(processor.feature_extractor.vocab))
     model = build_model(recipe, processor, profile, mean_value(processor.feature_extractor, cells))
     dataset = CellTextCorpus(
-        [CellTextDataset(*source, recipe.seed + place) for place, source in enumerate(zip(cells, facts, strict=True))]
+        [CellTextDataset(*source, recipe.seed + index) for index, source in enumerate(zip(cells, facts, strict=True))]
     )
     for stage in recipe.stages:
         check_modules(model, stage.modules)  # not after the stages before it
-    card = training_card(recipe, model, facts, len(processor.feature_extractor.gene_token_ids))
-    for place, stage in enumerate(recipe.stages):
-        stage_dir = output_dir / "stages" / f"{place}-{stage.name}"
+    record_run(recipe, processor, cells, facts)
+    card = training_card(recipe, model, processor, facts)
+    for index, stage in enumerate(recipe.stages):
+        stage_dir = output_dir / "stages" / f"{index}-{stage.name}"
         if (stage_dir / "model").exists():
-            model = ScMMGPTForConditionalGeneration.from_pretrained(stage_dir / "model")
+            # Into the memory of the model that was built: sums over memory as a file maps it may round otherwise.
+            finished = ScMMGPTForConditionalGeneration.from_pretrained(stage_dir / "model")
+            model.load_state_dict(finished.state_dict())
             continue
         collator = ScMMGPTDataCollator(processor, writer, profile, losses=tuple(stage.losses), **stage.collator)
         if "flow" in stage.losses:
@@ -92,12 +98,20 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
     return output_dir / "model"
 
 
+def read_sources(recipe: DataRecipe) -> "list[AnnData]":
+    """The cells of every source, with counts in `X` and symbols in `var_names`."""
+    return [
+        demo_cells() if source == "demo" else name_genes(take_counts(read_cells(source), recipe.layer))
+        for source in recipe.sources
+    ]
+
+
 def mean_value(extractor: ScMMGPTFeatureExtractor, sources: Sequence[AlignedCounts]) -> float:
-    """Mean encoded expression of a gene token, over up to 100 evenly spaced cells of each source."""
+    """Mean encoded expression of a gene token, over 100 to 199 evenly spaced cells of each source, or all of fewer."""
     values = [
-        extractor.encode(*source.row(place))[1][1:]
+        extractor.encode(*source.row(index))[1][1:]
         for source in sources
-        for place in range(0, len(source), max(1, len(source) // 100))
+        for index in range(0, len(source), max(1, len(source) // 100))
     ]
     return float(np.concatenate(values).mean())
 
@@ -131,7 +145,8 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The pretrained model's tokenizer with a `<cell>` token, or one trained on captions and the Cell Ontology."""
     if recipe.pretrained is not None:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.pretrained)
+        # Left, or prompts of unequal length would be continued after padding; as an argument, or it is not saved.
+        tokenizer = AutoTokenizer.from_pretrained(recipe.pretrained, padding_side="left")
         tokenizer.add_special_tokens({"additional_special_tokens": ["<cell>"]}, replace_extra_special_tokens=False)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -142,7 +157,7 @@ def build_tokenizer(
         for _ in range(CAPTIONS_PER_FACTS):
             genes = rng.choice(symbols, size=min(5, len(symbols)), replace=False)
             texts += [writer.condition(fact, rng), writer.describe(fact, rng, top_genes=list(genes))]
-    return train_tokenizer(texts, vocab_size=recipe.vocab_size)
+    return train_tokenizer(texts, recipe.vocab_size or DEFAULT_VOCAB_SIZE)
 
 
 def build_model(
@@ -161,7 +176,8 @@ def build_model(
     extractor, tokenizer = processor.feature_extractor, processor.tokenizer
     text_model, text_config = None, {"model_type": "llama"} | recipe.text.config
     if recipe.text.pretrained is not None:
-        text_model = AutoModelForCausalLM.from_pretrained(recipe.text.pretrained)
+        # Weights are trained in float32 whatever they were saved in; `bf16: true` in the arguments saves memory.
+        text_model = AutoModelForCausalLM.from_pretrained(recipe.text.pretrained, dtype=torch.float32)
         text_model.resize_token_embeddings(max(len(tokenizer), text_model.config.vocab_size))
         text_config = text_model.config
     else:
@@ -209,9 +225,21 @@ def set_flow_statistics(
         panel_mask = model.panel_mask(batch["panel_gene_ids"], batch["cell_panel_index"])
         targets.append(model.flow_target(latents, batch["target_counts"], panel_mask))
     model.train(training)
-    targets = torch.cat(targets).double()
-    model.cell_generator.target_mean.copy_(targets.mean(0))
-    model.cell_generator.target_std.copy_(targets.std(0, correction=0).clamp(min=1e-3))
+    targets = torch.cat(targets).cpu().double()  # Apple's devices have no float64
+    model.cell_generator.target_mean.copy_(targets.mean(0).float())
+    model.cell_generator.target_std.copy_(targets.std(0, correction=0).clamp(min=1e-3).float())
+
+
+def training_arguments(stage: StageRecipe, stage_dir: Path, seed: int) -> TrainingArguments:
+    """The stage's settings with our defaults; refuses to be one of several processes, or to see several GPUs."""
+    options = {"save_strategy": "no", "logging_steps": 10, "report_to": [], "seed": seed} | stage.arguments
+    arguments = TrainingArguments(output_dir=str(stage_dir), **FIXED_ARGUMENTS, **options)
+    if arguments.n_gpu > 1 or arguments.world_size > 1:
+        raise ValueError(
+            f"Training found {arguments.n_gpu} GPUs and {arguments.world_size} process(es); it runs in one process on "
+            "one GPU so far. Set CUDA_VISIBLE_DEVICES=0 and start it without torchrun or accelerate launch."
+        )
+    return arguments
 
 
 def run_stage(
@@ -225,15 +253,9 @@ def run_stage(
     card: str,
 ) -> None:
     """Trains one stage in place, from its last checkpoint if there is one, and writes its loss curve."""
-    options = {"save_strategy": "no", "logging_steps": 10, "report_to": [], "seed": seed} | stage.arguments
-    arguments = TrainingArguments(
-        output_dir=str(stage_dir),
-        **FIXED_ARGUMENTS,
-        **options,
-    )
     trainer = ScMMGPTTrainer(
         model=model,
-        args=arguments,
+        args=training_arguments(stage, stage_dir, seed),
         train_dataset=dataset,
         data_collator=collator,
         processing_class=processor,
@@ -242,6 +264,9 @@ def run_stage(
         callbacks=[ModelCardCallback(card), EpochCallback()],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(stage_dir))
+    # accelerate leaves its autocast on the instance; the next stage would run otherwise with it than a model just loaded.
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        vars(model).pop(name, None)
     model.requires_grad_(True)
     model.eval()
     history = [entry | {"stage": stage.name} for entry in trainer.state.log_history]
@@ -254,23 +279,33 @@ def last_checkpoint(stage_dir: Path) -> str | None:
     return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
 
 
+def model_facts(
+    recipe: Recipe, model: ScMMGPTForConditionalGeneration, processor: ScMMGPTProcessor
+) -> dict[str, str | int]:
+    """What model cards say of a model itself; see [`render_model_card`]."""
+    origin = "trained from scratch" if recipe.text.pretrained is None else f"from {recipe.text.pretrained}"
+    return {
+        "name": f"scMMGPT {recipe.name}",
+        "num_parameters": model.num_parameters(),
+        "text_model": f"{model.config.text_config.model_type}, {origin}",
+        "num_genes": len(processor.feature_extractor.gene_token_ids),
+    }
+
+
 def training_card(
-    recipe: Recipe, model: ScMMGPTForConditionalGeneration, facts: Sequence[Sequence[CellFacts]], num_genes: int
+    recipe: Recipe,
+    model: ScMMGPTForConditionalGeneration,
+    processor: ScMMGPTProcessor,
+    facts: Sequence[Sequence[CellFacts]],
 ) -> str:
     """The model card of a checkpoint: what it is trained on and how; nothing has been measured yet."""
-    text_model = recipe.text.pretrained or "trained from scratch"
     return render_model_card(
         {
-            "model": {
-                "name": f"scMMGPT {recipe.name}",
-                "num_parameters": model.num_parameters(),
-                "text_model": f"{model.config.text_config.model_type}, {text_model}",
-                "num_genes": num_genes,
-            },
+            "model": model_facts(recipe, model, processor),
             "data": {
                 "name": ", ".join(Path(source).name for source in recipe.data.sources),
                 "num_train": sum(map(len, facts)),
-                "num_genes": num_genes,
+                "num_genes": len(processor.feature_extractor.gene_token_ids),
                 "types": sorted({fact.cell_type for source in facts for fact in source if fact.cell_type}),
             },
             "run": {"seed": recipe.seed, "versions": {name: version(name) for name in ("torch", "transformers")}},
@@ -292,16 +327,7 @@ def save_repository(
     os.replace(partial, folder)
 
 
-def main() -> None:
-    """The command line of pre-training."""
-    parser = argparse.ArgumentParser(description="Pre-train scMMGPT from a recipe.")
-    parser.add_argument("recipe", help="a YAML file; see train/recipes")
-    parser.add_argument("--output-dir", help="instead of the recipe's own")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    options = parser.parse_args()
-    changes = {"output_dir": options.output_dir} if options.output_dir else {}
-    pretrain(Recipe.from_yaml(options.recipe, **changes), resume=options.resume)
-
-
 if __name__ == "__main__":
-    main()
+    from ..cli import main
+
+    sys.exit(main(["pretrain", *sys.argv[1:]]))

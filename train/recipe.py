@@ -17,7 +17,18 @@ from ..data.dataset import LOSSES, ScMMGPTDataCollator
 
 # What training decides itself, so that a recipe cannot.
 _FIXED_COLLATOR_OPTIONS = ("processor", "writer", "profile", "losses")
-FIXED_ARGUMENTS = {"remove_unused_columns": False, "prediction_loss_only": True, "label_names": []}
+FIXED_ARGUMENTS = {"remove_unused_columns": False}
+# Training sees no held-out cells, so these settings of `TrainingArguments` would be ignored.
+_EVALUATION_ARGUMENTS = (
+    "do_predict",
+    "greater_is_better",
+    "include_for_metrics",
+    "label_names",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "prediction_loss_only",
+)
+DEFAULT_VOCAB_SIZE = 4096
 
 
 @dataclass
@@ -27,12 +38,14 @@ class DataRecipe:
 
     Args:
         sources (`list[str]`): `.h5ad` files of raw counts, or `demo` for the 700 blood cells that scanpy ships.
+        layer (`str`, *optional*): layer of the files that holds the counts, or `raw` for `adata.raw`; else `X`.
         label_key (`str`): column of `obs` that holds the cell type.
         max_genes (`int`): gene tokens per cell at most, `<cls>` included; the highest expressed stay.
         value_encoding (`str`): `log1p` or `binned` (scGPT).
     """
 
     sources: list[str]
+    layer: str | None = None
     label_key: str = "cell_type"
     max_genes: int = 1200
     value_encoding: str = "log1p"
@@ -45,15 +58,22 @@ class TextRecipe:
 
     Args:
         pretrained (`str`, *optional*): folder or Hub id of a causal language model; from scratch when absent.
-        vocab_size (`int`): size of the tokenizer trained on captions and ontology, from scratch only.
+        vocab_size (`int`, *optional*): size of the tokenizer trained on captions and ontology, 4,096 when absent; from
+            scratch only.
         config (`dict`): the text model's configuration, from scratch only.
     """
 
     pretrained: str | None = None
-    vocab_size: int = 4096
+    vocab_size: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        ignored = [name for name in ("vocab_size", "config") if getattr(self, name)]
+        if self.pretrained is not None and ignored:
+            raise ValueError(
+                f"`text` sets {ignored} beside pretrained: {self.pretrained!r}, which brings its own. Drop one or the "
+                "other."
+            )
         _check_known("text.config", self.config, self.config)
         config = {name: value for name, value in self.config.items() if name != "model_type"}
         model_type = self.config.get("model_type", "llama")
@@ -92,8 +112,14 @@ class StageRecipe:
             raise ValueError(f"`modules` {where} is {self.modules!r}; expected a list of parts of the model.")
         options = {entry.name for entry in fields(ScMMGPTDataCollator)} - set(_FIXED_COLLATOR_OPTIONS)
         _check_known(f"collator {where}", self.collator, options)
-        options = {entry.name for entry in fields(TrainingArguments)} - {"output_dir", *FIXED_ARGUMENTS}
-        _check_known(f"arguments {where}", self.arguments, options)
+        options = {entry.name for entry in fields(TrainingArguments)}
+        evaluation = {name for name in options if "eval" in name} | set(_EVALUATION_ARGUMENTS)
+        if evaluation & set(self.arguments):
+            raise ValueError(
+                f"`arguments` {where} sets {sorted(evaluation & set(self.arguments))}: training measures nothing on "
+                "held-out cells. Drop it, and measure the trained model."
+            )
+        _check_known(f"arguments {where}", self.arguments, options - evaluation - {"output_dir", *FIXED_ARGUMENTS})
 
 
 @dataclass

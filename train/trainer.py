@@ -27,7 +27,7 @@ class ScMMGPTTrainer(Trainer):
         # The parts are means over cells, so the Trainer itself divides by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._sums: dict[str, torch.Tensor] = defaultdict(float)
-        self._steps: dict[str, int] = defaultdict(int)
+        self._num_summed = 0
 
     def compute_loss(
         self,
@@ -41,24 +41,16 @@ class ScMMGPTTrainer(Trainer):
             module.eval()
         outputs = model(**inputs)
         loss = sum(weight * outputs[f"{name}_loss"] for name, weight in self.loss_weights.items())
-        prefix = "" if model.training else "eval_"
         for name in self.loss_weights:
-            self._sums[f"{prefix}{name}_loss"] += outputs[f"{name}_loss"].detach()
-            self._steps[f"{prefix}{name}_loss"] += 1
+            self._sums[f"{name}_loss"] += outputs[f"{name}_loss"].detach()
+        self._num_summed += 1
         return (loss, outputs) if return_outputs else loss
 
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[torch.Tensor, None, None]:
-        """Losses only: what the model says of held-out cells is the evaluation's business."""
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each named loss since the last log of its kind."""
-        evaluating = "eval_loss" in logs
-        for name in [name for name in self._sums if name.startswith("eval_") == evaluating]:
-            logs[name] = round(float(self._sums.pop(name)) / self._steps.pop(name), 5)
+        """Adds the mean of each named loss since the last log."""
+        logs |= {name: round(float(total) / self._num_summed, 5) for name, total in self._sums.items()}
+        self._sums.clear()
+        self._num_summed = 0
         super().log(logs, start_time)
 
 
@@ -94,16 +86,12 @@ class ModelCardCallback(TrainerCallback):
         self.card = card
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        if state.is_world_process_zero:
-            checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            (checkpoint / "README.md").write_text(self.card, encoding="utf-8")
+        checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        (checkpoint / "README.md").write_text(self.card, encoding="utf-8")
 
 
 class EpochCallback(TrainerCallback):
-    """
-    Tells the dataset the epoch. accelerate does so as well, but not after a restart inside an epoch, nor with several
-    processes (`DataLoaderShard.set_epoch` stops at the sampler).
-    """
+    """Tells the dataset the epoch. accelerate does so as well, but not after a restart inside an epoch."""
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         kwargs["train_dataloader"].dataset.set_epoch(int(state.epoch or 0))

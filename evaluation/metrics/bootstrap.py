@@ -26,7 +26,8 @@ def bootstrap_interval(
         arrays:
             Arrays of equal length `n`, resampled together.
         groups (`(n,)`, *optional*):
-            Donor or study of each cell: whole groups are drawn. Without it, cells are drawn.
+            Donor or study of each cell: whole groups are drawn. Without it, cells are drawn. One group alone gives no
+            interval.
         num_draws (`int`, *optional*, defaults to 1000):
             Number of resamples.
         level (`float`, *optional*, defaults to 0.95):
@@ -35,12 +36,14 @@ def bootstrap_interval(
             The same seed gives the same interval.
 
     Returns:
-        `tuple[float, float]`: the lower and the upper end; NaN when no draw has a value.
+        `tuple[float, float]`: the lower and the upper end; NaN when no draw has a value, or there is one group.
     """
     arrays = tuple(np.asarray(array) for array in arrays)
     lengths = {len(array) for array in arrays} | ({len(groups)} if groups is not None else set())
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"arrays and groups have lengths {sorted(lengths)}: pass equal, non-zero lengths")
+    if groups is not None and len(np.unique(groups)) < 2:
+        return float("nan"), float("nan")  # every draw would be the same, and the interval of no width
     rng = np.random.default_rng(seed)
     draw = _cell_draws(lengths.pop(), rng) if groups is None else _group_draws(groups, rng)
     values = []
