@@ -157,7 +157,8 @@ def build_tokenizer(
         for _ in range(CAPTIONS_PER_FACTS):
             genes = rng.choice(symbols, size=min(5, len(symbols)), replace=False)
             texts += [writer.condition(fact, rng), writer.describe(fact, rng, top_genes=list(genes))]
-    return train_tokenizer(texts, recipe.vocab_size or DEFAULT_VOCAB_SIZE)
+    longest = recipe.config.get("max_position_embeddings", 2048)
+    return train_tokenizer(texts, recipe.vocab_size or DEFAULT_VOCAB_SIZE, model_max_length=longest)
 
 
 def build_model(
@@ -264,7 +265,7 @@ def run_stage(
         callbacks=[ModelCardCallback(card), EpochCallback()],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(stage_dir))
-    # accelerate leaves its autocast on the instance; the next stage would run otherwise with it than a model just loaded.
+    # accelerate leaves its autocast on the instance; with it the next stage would not run as after a resumption.
     for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
         vars(model).pop(name, None)
     model.requires_grad_(True)
