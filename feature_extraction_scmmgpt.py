@@ -29,6 +29,7 @@ NAME_COLUMNS = (
     "gene_symbols",
     "gene_symbol",
     "symbol",
+    "gene_name",
 )
 # What follows the stable part is a version (".12") or a copy of the same gene (".15_PAR_Y").
 ENSEMBL_ID = re.compile(r"(ENS[A-Z]*G\d{6,})(?:[._].*)?$")
