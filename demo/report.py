@@ -76,8 +76,8 @@ def _summary(results: dict[str, Any], checks: list[Check]) -> str:
 def _annotation(results: dict[str, Any], answers: dict[str, Any], test: LabelledCells, protocol: str) -> Section:
     return Section(
         heading="Annotation: which type is this cell?",
-        prose="Each cell is compared with sentences that name the candidate types, weighed by how common the types are "
-        "among the training cells.",
+        prose="Each cell is compared with sentences that name the candidate types, weighed by how common the "
+        "types are among the training cells.",
         tables=[annotation_table(results["annotation"], protocol)],
         illustrations=[
             Illustration(
