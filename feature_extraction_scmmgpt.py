@@ -16,6 +16,17 @@ import torch
 from transformers import BatchFeature, FeatureExtractionMixin
 from transformers.utils import logging
 
+from .encoding_scmmgpt import (
+    binned_values,
+    choose_highest,
+    keep_entries,
+    log1p_values,
+    pad_ragged,
+    prepend,
+    row_limits,
+    take_rows,
+)
+
 logger = logging.get_logger(__name__)
 
 PAD_TOKEN, CLS_TOKEN = "<pad>", "<cls>"
@@ -126,9 +137,7 @@ class AlignedCounts:
     def select(self, indices: Any) -> "AlignedCounts":
         """The cells that `indices` (positions, a slice or a boolean mask) picks, in its order."""
         cells = np.arange(len(self))[indices].reshape(-1)
-        lengths = np.diff(self.indptr)[cells]
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        entries = np.repeat(self.indptr[cells] - indptr[:-1], lengths) + np.arange(indptr[-1])
+        indptr, entries = take_rows(self.indptr, cells)
         return replace(
             self,
             indptr=indptr,
@@ -271,27 +280,22 @@ def _check_counts(values: np.ndarray, other_layers: Sequence[str] | None) -> np.
         raise ValueError(f"`cells` must hold numbers; found dtype {values.dtype}. {cure}")
     values = values.astype(np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf
-        fractional = np.abs(values - np.rint(values)) > COUNT_TOLERANCE
+        counts = np.rint(values)
+        usable = (np.abs(values - counts) <= COUNT_TOLERANCE) & (values >= 0)
+    if usable.all():
+        return counts
     for problem, found in (
         ("NaN", np.isnan(values)),
         ("infinite values", np.isinf(values)),
         ("negative values (scaled or batch-corrected?)", values < 0),
-        ("values that are not whole numbers (normalised?)", fractional),
+        ("values that are not whole numbers (normalised?)", ~usable),
     ):
         if found.any():
             raise ValueError(
                 f"`cells` holds {problem}: {found.sum()} of {values.size} values of matched genes, the first is "
                 f"{values[found.argmax()]:g}. {cure}"
             )
-    return np.rint(values)
-
-
-def pad_rows(rows: Sequence[np.ndarray], value: float) -> np.ndarray:
-    """Rows of different lengths -> one array of the first row's dtype, filled up on the right."""
-    padded = np.full((len(rows), max(map(len, rows))), value, dtype=rows[0].dtype)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
-    return padded
+    raise AssertionError("a value is unusable for no known reason")
 
 
 class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
@@ -520,26 +524,36 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             return cells
         table = _read_cells(cells, gene_names, layer)
         ids, report = self._match_genes(table.names)
-        entries = []
-        for rows, columns, values in table.blocks():
-            known = ids[columns] >= 0
-            entries.append((rows[known], ids[columns[known]], _check_counts(values[known], table.other_layers)))
-        rows, gene_ids, values = map(np.concatenate, zip(*entries, strict=True))
-
-        keys, place = np.unique(rows * len(self.vocab) + gene_ids, return_inverse=True)
-        counts = np.bincount(place, weights=values, minlength=keys.size)
-        rows, gene_ids = np.divmod(keys[counts > 0], len(self.vocab))
+        blocks = [self._sort_by_gene(ids, *block, table.other_layers) for block in table.blocks()]
+        rows, gene_ids, counts = map(np.concatenate, zip(*blocks, strict=True))
         lengths = np.bincount(rows, minlength=table.shape[0])
         self._check_empty_cells(np.flatnonzero(lengths == 0), table, report)
         return AlignedCounts(
-            indptr=np.concatenate([[0], np.cumsum(lengths)]),
+            indptr=row_limits(lengths),
             gene_ids=gene_ids,
-            counts=counts[counts > 0].astype(np.float32),
+            counts=counts,
             panel=np.unique(ids[ids >= 0]),
             report=report,
             vocab_fingerprint=self._vocab_fingerprint,
             cell_names=table.cell_names,
         )
+
+    def _sort_by_gene(
+        self, ids: np.ndarray, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, layers: list[str] | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, gene ids and counts of stored entries by row and gene, columns of one gene summed, zeros left out."""
+        genes = ids[columns]
+        known = genes >= 0
+        counts = _check_counts(values[known], layers)
+        keys = rows[known] * len(self.vocab) + genes[known]
+        if not (keys[1:] > keys[:-1]).all():  # they are, where the file has the vocabulary's order
+            order = np.argsort(keys)
+            keys, counts = keys[order], counts[order]
+            first = np.flatnonzero(np.diff(keys, prepend=-1))
+            keys, counts = keys[first], np.add.reduceat(counts, first) if first.size else counts
+        keys, counts = keys[counts > 0], counts[counts > 0].astype(np.float32)
+        rows, genes = np.divmod(keys, len(self.vocab))
+        return rows, genes, counts
 
     def _check_empty_cells(self, empty: np.ndarray, table: _CountTable, report: GeneMatchReport) -> None:
         if empty.size:
@@ -550,47 +564,46 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
                 "columns where `feature_extractor.gene_ids(adata.var_names) >= 0` have a sum above 0."
             )
 
-    def _encode_values(self, counts: np.ndarray) -> np.ndarray:
-        counts = counts.astype(np.float64)
-        if self.value_encoding == "log1p" or not counts.size:
-            return np.log1p(1e4 * counts / counts.sum())
-        edges = np.quantile(counts, np.linspace(0, 1, self.num_bins - 1))
-        left, right = np.digitize(counts, edges), np.digitize(counts, edges, right=True)
-        # scGPT draws u ~ U(0, 1) to spread ties over their bins; 1/2 gives a cell one answer.
-        return np.ceil(0.5 * (left - right) + right)
-
-    def encode(self, gene_ids: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def encode(
+        self, indptr: np.ndarray, gene_ids: np.ndarray, counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
-        Tokens of one cell: `<cls>`, then its expressed genes by ascending id.
+        Tokens of a block of C cells: of each `<cls>`, then its expressed genes by ascending id.
 
         Of more than `max_genes - 1` genes those with the most counts are kept, the smaller id first among equals: the
         same cell has the same tokens in any gene order and any batch.
 
         Args:
-            gene_ids (`np.ndarray` of shape `(N,)`, int64): Gene token ids.
-            counts (`np.ndarray` of shape `(N,)`): Raw counts; genes without any get no token.
+            indptr (`np.ndarray` of shape `(C + 1,)`, int64): cell `i` owns the entries `indptr[i]:indptr[i + 1]`.
+            gene_ids (`np.ndarray` of shape `(N,)`, integers): gene token ids, ascending within a cell.
+            counts (`np.ndarray` of shape `(N,)`): raw counts; genes without any get no token.
 
         Returns:
-            `tuple[np.ndarray, np.ndarray]`: token ids (int64) and values (float32) of shape `(G,)`.
+            `tuple[np.ndarray, np.ndarray, np.ndarray]`: limits of the cells `(C + 1,)` among the tokens, token ids
+            (int64) and values (float32) of all tokens.
         """
-        gene_ids, counts = gene_ids[counts > 0], counts[counts > 0]
-        values = self._encode_values(counts)
-        chosen = np.lexsort((gene_ids, -counts))[: self.max_genes - 1]
-        chosen = chosen[np.argsort(gene_ids[chosen])]
-        return (
-            np.concatenate([[self.cls_token_id], gene_ids[chosen]]).astype(np.int64),
-            np.concatenate([[self.pad_value], values[chosen]]).astype(np.float32),
-        )
+        if not (counts > 0).all():
+            seen = counts > 0
+            indptr, gene_ids, counts = keep_entries(indptr, seen), gene_ids[seen], counts[seen]
+        if self.value_encoding == "log1p":
+            values = log1p_values(counts, indptr)
+        else:
+            values = binned_values(counts, indptr, self.num_bins)
+        chosen = choose_highest(counts, indptr, self.max_genes - 1)
+        if not chosen.all():
+            indptr, gene_ids, values = keep_entries(indptr, chosen), gene_ids[chosen], values[chosen]
+        limits = indptr + np.arange(len(indptr))
+        token_ids = prepend(gene_ids.astype(np.int64), indptr, self.cls_token_id)
+        return limits, token_ids, prepend(values, indptr, self.pad_value)
 
-    def pad(self, cells: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Tokens of C cells as `cell_gene_ids`, `cell_values`, `cell_attention_mask` `(C, G)`."""
-        if not len(cells):
-            raise ValueError("`cells` is empty: 0 cells. Pass at least one.")
-        ids, values = zip(*cells, strict=True)
+    def pad(self, limits: np.ndarray, token_ids: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+        """What [`~ScMMGPTFeatureExtractor.encode`] returns, as `cell_gene_ids`, `cell_values`, `cell_attention_mask`
+        of shape `(C, G)`, padded on the right."""
+        padded_ids = pad_ragged(token_ids, limits, self.pad_token_id)
         return {
-            "cell_gene_ids": pad_rows(ids, self.pad_token_id),
-            "cell_values": pad_rows(values, self.pad_value),
-            "cell_attention_mask": pad_rows([np.ones_like(row) for row in ids], 0),
+            "cell_gene_ids": padded_ids,
+            "cell_values": pad_ragged(values, limits, self.pad_value),
+            "cell_attention_mask": (np.arange(padded_ids.shape[1]) < np.diff(limits)[:, None]).astype(np.int64),
         }
 
     def __call__(
@@ -621,14 +634,12 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         if return_tensors not in ("pt", "np", None):
             raise ValueError(f"`return_tensors`={return_tensors!r} must be 'pt' or 'np'.")
         aligned = self.align(cells, gene_names, layer)
-        rows = [aligned.row(i) for i in range(len(aligned))]
-        data = self.pad([self.encode(*row) for row in rows])
+        data = self.pad(*self.encode(aligned.indptr, aligned.gene_ids, aligned.counts))
         data["panel_gene_ids"] = aligned.panel[None, :]
-        data["cell_panel_index"] = np.zeros(len(rows), dtype=np.int64)
+        data["cell_panel_index"] = np.zeros(len(aligned), dtype=np.int64)
         if return_targets:
-            ids, counts = zip(*rows, strict=True)
-            data["target_gene_ids"] = pad_rows(ids, self.pad_token_id)
-            data["target_counts"] = pad_rows(counts, 0)
+            data["target_gene_ids"] = pad_ragged(aligned.gene_ids, aligned.indptr, self.pad_token_id)
+            data["target_counts"] = pad_ragged(aligned.counts, aligned.indptr, 0.0)
         return BatchFeature(data, tensor_type=return_tensors)
 
 

@@ -6,9 +6,12 @@ Imports only `ontology`; must not import torch or transformers.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .ontology import Ontology
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # How people leave a field of `obs` empty.
 _MISSING = frozenset({"", "unknown", "nan", "na", "n/a", "none", "<na>", "not available", "not applicable"})
@@ -94,6 +97,27 @@ class CellFacts:
         else:
             cell_type_id = ontology.resolve(label) if label else None
         return cls(cell_type=label, cell_type_id=cell_type_id, **fields)
+
+
+def read_facts(obs: "DataFrame", ontology: Ontology, label_key: str = "cell_type") -> list[CellFacts]:
+    """
+    The facts of every cell of `adata.obs`; each distinct row is read once.
+
+    Args:
+        obs (`DataFrame`): columns named as CELLxGENE names them; see [`CellFacts.from_obs`].
+        ontology (`Ontology`): where labels are looked up.
+        label_key (`str`): column of the author's labels.
+    """
+    wanted = {*FACT_COLUMNS, "cell_type_ontology_term_id", label_key}
+    rows = obs[[name for name in obs.columns if name in wanted]].astype(object).to_dict("records")
+    known: dict[tuple, CellFacts] = {}
+    facts = []
+    for row in rows:
+        key = tuple(map(str, row.values()))
+        if key not in known:
+            known[key] = CellFacts.from_obs(row, ontology, label_key)
+        facts.append(known[key])
+    return facts
 
 
 def _known(value: Any) -> str | None:

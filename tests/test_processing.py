@@ -95,9 +95,14 @@ def test_numpy_is_the_same_as_torch(processor, adata):
         np.testing.assert_array_equal(value, torch_inputs[name].numpy())
 
 
+def encode_one(extractor: ScMMGPTFeatureExtractor, gene_ids: np.ndarray, counts: np.ndarray):
+    _, token_ids, values = extractor.encode(np.array([0, len(counts)]), gene_ids, counts)
+    return token_ids, values
+
+
 def test_the_highest_counts_are_chosen_and_ties_go_to_the_smaller_id():
     extractor = ScMMGPTFeatureExtractor.from_genes(GENES, max_genes=4)
-    ids, values = extractor.encode(np.array([7, 5, 3, 1, 0]), np.array([2, 9, 2, 2, 1]))
+    ids, values = encode_one(extractor, np.array([0, 1, 3, 5, 7]), np.array([1, 2, 2, 9, 2]))
     assert ids.tolist() == [CLS, 1, 3, 5]
     # The total is that of the whole cell, not of the genes that were kept.
     np.testing.assert_allclose(values, [-2, *np.log1p(1e4 * np.array([2, 2, 9]) / 16)], rtol=1e-6)
@@ -144,10 +149,10 @@ def bins_of_scgpt(x: np.ndarray, num_bins: int) -> list[float]:
 def test_bins_by_hand():
     # 5 bins: edges at 1, 2, 3, 4 for the counts 1, 2, 3, 4, so each count fills one bin of its own.
     extractor = ScMMGPTFeatureExtractor.from_genes(GENES, value_encoding="binned", num_bins=5)
-    _, values = extractor.encode(np.arange(4), np.array([4, 1, 3, 2]))
+    _, values = encode_one(extractor, np.arange(4), np.array([4, 1, 3, 2]))
     assert values.tolist() == [-2, 4, 1, 3, 2]
     # Equal counts meet all four edges: ceil(1/2 * (4 - 0) + 0) = 2.
-    assert extractor.encode(np.arange(3), np.array([7, 7, 7]))[1].tolist() == [-2, 2, 2, 2]
+    assert encode_one(extractor, np.arange(3), np.array([7, 7, 7]))[1].tolist() == [-2, 2, 2, 2]
 
 
 @settings(max_examples=50, deadline=None)
@@ -156,13 +161,34 @@ def test_bins_follow_the_formula_and_do_not_depend_on_truncation(counts, num_bin
     counts = np.array(counts)
     genes = [f"G{i}" for i in range(len(counts))]
     extractor = ScMMGPTFeatureExtractor.from_genes(genes, value_encoding="binned", num_bins=num_bins)
-    _, values = extractor.encode(np.arange(len(counts)), counts)
+    _, values = encode_one(extractor, np.arange(len(counts)), counts)
     assert values[1:].tolist() == bins_of_scgpt(counts, num_bins)
     assert values[1:].min() >= 1
     assert values[1:].max() <= num_bins - 1
     extractor.max_genes = 5
-    ids, few = extractor.encode(np.arange(len(counts)), counts)
+    ids, few = encode_one(extractor, np.arange(len(counts)), counts)
     assert few[1:].tolist() == values[1:][ids[1:]].tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    cells=st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=40), min_size=1, max_size=8),
+    encoding=st.sampled_from(["log1p", "binned"]),
+    max_genes=st.integers(2, 12),
+)
+def test_a_block_is_encoded_as_its_cells_one_by_one(cells, encoding, max_genes):
+    extractor = ScMMGPTFeatureExtractor.from_genes(
+        [f"G{i}" for i in range(40)], value_encoding=encoding, max_genes=max_genes, num_bins=7
+    )
+    limits = np.cumsum([0, *map(len, cells)])
+    genes, counts = np.concatenate([np.arange(len(cell)) for cell in cells]), np.concatenate(cells)
+    block_limits, ids, values = extractor.encode(limits, genes, counts)
+    for i, cell in enumerate(map(np.array, cells)):
+        kept = sorted(sorted(range(len(cell)), key=lambda gene: (-cell[gene], gene))[: max_genes - 1])
+        expected = np.log1p(1e4 * cell / cell.sum()) if encoding == "log1p" else np.array(bins_of_scgpt(cell, 7))
+        tokens = slice(*block_limits[i : i + 2])
+        assert ids[tokens].tolist() == [extractor.cls_token_id, *kept]
+        np.testing.assert_allclose(values[tokens], [-2, *expected[kept]], rtol=1e-6)
 
 
 def test_ids_of_the_vocabulary():
@@ -459,7 +485,6 @@ BAD_SETTINGS = {
         "must be 'log1p' or 'binned'",
     ),
     "max_genes": (lambda: ScMMGPTFeatureExtractor.from_genes(["A"], max_genes=1), "`max_genes`=1 must be at least 2"),
-    "no cells": (lambda: ScMMGPTFeatureExtractor.from_genes(["A"]).pad([]), "0 cells"),
     "num_cell_tokens": (lambda: make_processor(num_cell_tokens=0), "`num_cell_tokens`=0 must be at least 1"),
     "no <cell>": (
         lambda: ScMMGPTProcessor(ScMMGPTFeatureExtractor.from_genes(["A"]), make_tokenizer(cell_token=False)),

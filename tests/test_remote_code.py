@@ -21,6 +21,7 @@ from .tiny import CELL_FIELDS, GENES, make_batch, make_counts, make_model, make_
 
 CODE = {
     "configuration_scmmgpt.py",
+    "encoding_scmmgpt.py",
     "feature_extraction_scmmgpt.py",
     "generation_scmmgpt.py",
     "modeling_scmmgpt.py",

@@ -261,15 +261,21 @@ def test_the_text_decides(loaded):
 
 def test_a_panel_restricts_the_genes_and_keeps_their_shares(loaded):
     genes = [GENES[3], ENSEMBL_IDS[20], GENES[7].lower()]
-    panel = tl.generate("A monocyte.", loaded, n=400, genes=genes)
+    panel = tl.generate("A monocyte.", loaded, n=4000, genes=genes)
     assert panel.var_names.tolist() == [GENES[3], GENES[7], GENES[20]]
-    whole = dense(tl.generate("A monocyte.", loaded, n=400))[:, [3, 7, 20]]
-    np.testing.assert_allclose(dense(panel).mean(0) / dense(panel).mean(), whole.mean(0) / whole.mean(), atol=0.2)
+    panel, whole = dense(panel), dense(tl.generate("A monocyte.", loaded, n=4000))[:, [3, 7, 20]]
+    # The seed draws the same cells; how much of each cell lies in the panel is another matter than the shares there.
+    deep = (panel.sum(1) >= 10) & (whole.sum(1) >= 10)
+    assert deep.sum() > 30
+    shares = [counts[deep] / counts[deep].sum(1, keepdims=True) for counts in (panel, whole)]
+    np.testing.assert_allclose(shares[0].mean(0), shares[1].mean(0), atol=0.06)
+    assert np.abs(shares[0] - shares[1]).mean() < 0.1
 
 
 def test_any_number_of_cells_may_be_asked_for(loaded):
     many = dense(tl.generate("A monocyte.", loaded, n=600))  # more than are drawn at a time
-    assert len(np.unique(many, axis=0)) == 600
+    assert len(many) == 600
+    assert len(np.unique(many, axis=0)) > 580  # cells of a count or two may be alike
     assert tl.generate("A monocyte.", loaded, n=np.int64(2)).n_obs == 2
     assert tl.generate(["A monocyte.", "B"], loaded, n=np.array([1, 2])).n_obs == 3
 

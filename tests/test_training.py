@@ -20,8 +20,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from scmmgpt.data import CaptionWriter, CellFacts, CellTextDataset, Ontology
-from scmmgpt.data.dataset import ScMMGPTDataCollator, mean_profile
+from scmmgpt.data import CaptionWriter, CellDataset, CellFacts, Ontology, ScMMGPTDataCollator
+from scmmgpt.data.profile import mean_profile
 from scmmgpt.train import pretrain as pretraining
 from scmmgpt.train.pretrain import last_checkpoint, pretrain, save_repository
 from scmmgpt.train.recipe import Recipe
@@ -116,9 +116,8 @@ def test_the_heads_start_from_what_is_typical_and_the_flow_from_the_spread_of_it
 
 
 def make_trainer(tmp_path, loss_weights, modules, model=None, **options) -> ScMMGPTTrainer:
-    dataset = CellTextDataset(
-        make_processor().feature_extractor.align(make_counts(8), GENES), [CellFacts("B cell", "CL:0000236")] * 8
-    )
+    cells = make_processor().feature_extractor.align(make_counts(8), GENES)
+    dataset = CellDataset([cells], [[CellFacts("B cell", "CL:0000236")] * 8])
     arguments = TrainingArguments(
         str(tmp_path),
         report_to=[],
@@ -130,7 +129,7 @@ def make_trainer(tmp_path, loss_weights, modules, model=None, **options) -> ScMM
         **options,
     )
     collator = ScMMGPTDataCollator(
-        make_processor(), CaptionWriter(Ontology()), mean_profile([dataset.cells], 63), ("cell_reconstruction",)
+        make_processor(), CaptionWriter(Ontology()), mean_profile([cells], 63), ("cell_reconstruction",)
     )
     return ScMMGPTTrainer(
         model=model or make_model(),

@@ -23,7 +23,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..configuration_scmmgpt import ScMMGPTConfig
 from ..data import CaptionWriter, CellFacts, Ontology, demo_cells, name_genes, read_cells, take_counts, train_tokenizer
-from ..data.dataset import CellTextCorpus, CellTextDataset, ScMMGPTDataCollator, mean_profile, read_facts
+from ..data.collator import ScMMGPTDataCollator
+from ..data.dataset import CellDataset
+from ..data.facts import read_facts
+from ..data.profile import mean_profile
 from ..model_card import render_model_card
 from ..modeling_scmmgpt import ScMMGPTForConditionalGeneration
 from ..processing_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor, ScMMGPTProcessor
@@ -75,9 +78,7 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
     cells = [processor.feature_extractor.align(source) for source in sources]
     profile = mean_profile(cells, len(processor.feature_extractor.vocab))
     model = build_model(recipe, processor, profile, mean_value(processor.feature_extractor, cells))
-    dataset = CellTextCorpus(
-        [CellTextDataset(*source, recipe.seed + index) for index, source in enumerate(zip(cells, facts, strict=True))]
-    )
+    dataset = CellDataset(cells, facts, recipe.seed)
     for stage in recipe.stages:
         check_modules(model, stage.modules)  # not after the stages before it
     record_run(recipe, processor, cells, facts)
@@ -108,12 +109,9 @@ def read_sources(recipe: DataRecipe) -> "list[AnnData]":
 
 def mean_value(extractor: ScMMGPTFeatureExtractor, sources: Sequence[AlignedCounts]) -> float:
     """Mean encoded expression of a gene token, over 100 to 199 evenly spaced cells of each source, or all of fewer."""
-    values = [
-        extractor.encode(*source.row(index))[1][1:]
-        for source in sources
-        for index in range(0, len(source), max(1, len(source) // 100))
-    ]
-    return float(np.concatenate(values).mean())
+    few = [source.select(slice(0, None, max(1, len(source) // 100))) for source in sources]
+    values = np.concatenate([extractor.encode(some.indptr, some.gene_ids, some.counts)[2] for some in few])
+    return float(values[values != extractor.pad_value].mean())
 
 
 def build_processor(
@@ -209,7 +207,7 @@ def build_model(
 
 @torch.no_grad()
 def set_flow_statistics(
-    model: ScMMGPTForConditionalGeneration, dataset: CellTextCorpus, collator: ScMMGPTDataCollator
+    model: ScMMGPTForConditionalGeneration, dataset: CellDataset, collator: ScMMGPTDataCollator
 ) -> None:
     """Mean and spread of what the flow will draw, from evenly spaced training cells with their whole panels."""
     step = max(1, len(dataset) // STATISTICS_CELLS)
@@ -247,7 +245,7 @@ def run_stage(
     stage: StageRecipe,
     model: ScMMGPTForConditionalGeneration,
     processor: ScMMGPTProcessor,
-    dataset: CellTextCorpus,
+    dataset: CellDataset,
     collator: ScMMGPTDataCollator,
     stage_dir: Path,
     seed: int,

@@ -13,7 +13,7 @@ import yaml
 from transformers import CONFIG_MAPPING, Blip2QFormerConfig, TrainingArguments
 
 from ..configuration_scmmgpt import ScMMGPTCellConfig, ScMMGPTConfig
-from ..data.dataset import LOSSES, ScMMGPTDataCollator
+from ..data.collator import LOSSES, ScMMGPTDataCollator
 
 # What training decides itself, so that a recipe cannot.
 _FIXED_COLLATOR_OPTIONS = ("processor", "writer", "profile", "losses")
