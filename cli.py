@@ -103,6 +103,7 @@ def _add_build(data: argparse._SubParsersAction) -> None:
     build.add_argument("--skip-refused", action="store_true", help="leave out sources that cannot be used")
     build.add_argument("--licence", help="licence of the sources that state none")
     build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--cells-per-shard", type=int, default=32_768)
     build.add_argument("--workers", type=int, default=1, help="processes")
     build.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster to work on instead")
     build.set_defaults(run=_build_data, extra="data")

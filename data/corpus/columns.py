@@ -12,12 +12,11 @@ import scipy.sparse as sp
 
 from .files import PART, room_on_disk
 from .h5ad_source import H5adSource
-from .layout import CELLS_PER_CHUNK
 
 _DTYPE = np.dtype([("row", "<u4"), ("column", "<u4"), ("value", "<f8")])
 
 
-def turn_to_rows(source: H5adSource, rows: np.ndarray, folder: Path) -> None:
+def turn_to_rows(source: H5adSource, rows: np.ndarray, folder: Path, cells_per_chunk: int) -> None:
     """
     Writes the entries of some cells to a folder, one file for each chunk of them.
 
@@ -25,6 +24,7 @@ def turn_to_rows(source: H5adSource, rows: np.ndarray, folder: Path) -> None:
         source ([`H5adSource`]): a file whose counts are stored by columns.
         rows (`np.ndarray` of shape `(C,)`, int64): the cells, ascending.
         folder (`Path`): is there when everything is in it.
+        cells_per_chunk (`int`): cells of each file.
     """
     place = np.full(source.num_rows, -1, dtype=np.int64)
     place[rows] = np.arange(len(rows))
@@ -36,7 +36,7 @@ def turn_to_rows(source: H5adSource, rows: np.ndarray, folder: Path) -> None:
                 position = place[row]
                 order = np.argsort(position, kind="stable")
                 order = order[np.searchsorted(position[order], 0) :]
-                chunk, within = np.divmod(position[order], CELLS_PER_CHUNK)
+                chunk, within = np.divmod(position[order], cells_per_chunk)
                 entries = np.empty(len(order), dtype=_DTYPE)
                 entries["row"], entries["column"], entries["value"] = within, column[order], value[order]
                 starts = np.flatnonzero(np.diff(chunk, prepend=-1))

@@ -46,7 +46,7 @@ def match_source(folder: Path, number: int, spec: SourceSpec) -> int:
     extractor = ScMMGPTFeatureExtractor.from_pretrained(folder / PROCESSOR)
     one_of_each = sp.csr_matrix(np.ones((1, len(source.var)), dtype=np.float32))
     try:
-        aligned = extractor.align(source.as_anndata(one_of_each))
+        aligned = extractor.align(source.as_anndata(one_of_each, ["one"]))
         found = {"refused": None, "panel": aligned.panel.tolist(), "report": _summary(asdict(aligned.report))}
     except ValueError as error:
         found = {"refused": f"{spec.location}: {error}"}

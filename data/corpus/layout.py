@@ -20,8 +20,6 @@ FACTS, PANELS, DROPPED, PROCESSOR = "facts.parquet", "panels.parquet", "dropped.
 SPLITS = ("train", "validation", "test")
 FORMAT = 1
 ROWS_PER_GROUP = 1024  # the piece of a shard that is read at once
-CELLS_PER_CHUNK = 16_384  # the piece of a source that one task reads
-CELLS_PER_SHARD = 32_768
 # Destinations of cells that go to no shard.
 NO_COUNTS, REPEATED = -1, -2
 DROP_REASONS = {NO_COUNTS: "no counts in matched genes", REPEATED: "the same cell is in an earlier source"}

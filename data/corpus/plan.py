@@ -15,8 +15,6 @@ import pyarrow.parquet as pq
 from ...feature_extraction_scmmgpt import ScMMGPTFeatureExtractor
 from .files import read_json, whole_file
 from .layout import (
-    CELLS_PER_CHUNK,
-    CELLS_PER_SHARD,
     FACTS,
     PANELS,
     SPLITS,
@@ -46,6 +44,7 @@ class PlannedSource:
         survey, match (`dict`): what was found.
         panel_id (`int`): row of the corpus's panels.
         first_description (`int`): row of its first description among all.
+        cells_per_chunk (`int`): cells of each piece but the last.
     """
 
     number: int
@@ -54,15 +53,16 @@ class PlannedSource:
     match: dict[str, Any]
     panel_id: int
     first_description: int
+    cells_per_chunk: int
 
     @property
     def chunks(self) -> list[int]:
         """Its pieces, each the work of one task."""
-        return list(range(-(-self.survey["kept"] // CELLS_PER_CHUNK)))
+        return list(range(-(-self.survey["kept"] // self.cells_per_chunk)))
 
     def cells_in(self, chunk: int) -> int:
         """Cells of a piece."""
-        return min(CELLS_PER_CHUNK, self.survey["kept"] - chunk * CELLS_PER_CHUNK)
+        return min(self.cells_per_chunk, self.survey["kept"] - chunk * self.cells_per_chunk)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,9 @@ def make_plan(
         table = pq.read_table(descriptions_path(folder, number)).to_pandas()
         panel_id = panel_ids[tuple(matches[number]["panel"])]
         survey = read_json(survey_path(folder, number))
-        sources.append(PlannedSource(number, specs[number], survey, matches[number], panel_id, first))
+        sources.append(
+            PlannedSource(number, specs[number], survey, matches[number], panel_id, first, settings.cells_per_chunk)
+        )
         tables.append(table.assign(source=specs[number].name, panel_id=panel_id))
         first += len(table)
     descriptions = pd.concat(tables, ignore_index=True)
@@ -130,7 +132,7 @@ def make_plan(
 
     split, record = split_descriptions(descriptions, settings)
     cells = descriptions["cells"].groupby(split).sum()
-    number_of = {name: -(-int(cells.get(name, 0)) // CELLS_PER_SHARD) for name in SPLITS}
+    number_of = {name: -(-int(cells.get(name, 0)) // settings.cells_per_shard) for name in SPLITS}
     shards = [(name, shard) for name in SPLITS for shard in range(number_of[name])]
     descriptions["first_shard"] = [shards.index((name, 0)) for name in split]
     descriptions["num_shards"] = [number_of[name] for name in split]

@@ -28,6 +28,8 @@ class BuildSettings:
         skip_refused (`bool`): leave out sources that cannot be used, and say so in the manifest; an error otherwise.
         licence (`str`, *optional*): licence of the sources that name none themselves.
         seed (`int`): decides splits and the order of the cells.
+        cells_per_chunk (`int`): cells of a source that one task reads.
+        cells_per_shard (`int`): cells of a shard, about.
     """
 
     genes: str | None = None
@@ -43,8 +45,13 @@ class BuildSettings:
     skip_refused: bool = False
     licence: str | None = None
     seed: int = 0
+    cells_per_chunk: int = 16_384
+    cells_per_shard: int = 32_768
 
     def __post_init__(self) -> None:
+        for name in ("cells_per_chunk", "cells_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}: pass 1 or more.")
         shares = (self.validation_share, self.test_share)
         if min(shares) < 0 or sum(shares) >= 1:
             raise ValueError(

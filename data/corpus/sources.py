@@ -91,10 +91,9 @@ class CountSource(ABC):
     def notes(self) -> dict[str, Any]:
         """What the source says of itself that a reader of the corpus should know."""
 
-    def as_anndata(self, matrix: sp.csr_matrix) -> anndata.AnnData:
-        """Values of some cells with the names of the genes. The other layers are there by name, so that errors can
-        offer them."""
+    def as_anndata(self, matrix: sp.csr_matrix, cell_ids: Sequence[str]) -> anndata.AnnData:
+        """Values of some cells, with their names and those of the genes. The other layers are there by name, so
+        that errors can offer them."""
         empty = sp.csr_matrix(matrix.shape, dtype=np.float32)
         layers = dict.fromkeys(self.other_layers, empty)
-        names = pd.DataFrame(index=pd.RangeIndex(matrix.shape[0]).astype(str))
-        return anndata.AnnData(X=matrix, obs=names, var=self.var, layers=layers)
+        return anndata.AnnData(X=matrix, obs=pd.DataFrame(index=cell_ids), var=self.var, layers=layers)

@@ -23,7 +23,7 @@ from ..h5ad import name_genes, recover_counts
 from ..ontology import Ontology
 from .files import whole_file, write_json
 from .find import open_source
-from .layout import CELLS_PER_CHUNK, OBS_COLUMNS, cells_path, descriptions_path, survey_path
+from .layout import OBS_COLUMNS, cells_path, descriptions_path, survey_path
 from .settings import BuildSettings
 from .sources import CountSource, SourceSpec
 
@@ -73,9 +73,11 @@ def genes_of(source: CountSource) -> tuple[list[str], list[str]]:
     return list(map(str, named.var_names)), ids
 
 
-def counts_of(source: CountSource, matrix: sp.csr_matrix, settings: BuildSettings) -> anndata.AnnData:
+def counts_of(
+    source: CountSource, matrix: sp.csr_matrix, cell_ids: Sequence[str], settings: BuildSettings
+) -> anndata.AnnData:
     """Cells as the feature extractor reads them, taken back to counts if that is asked for."""
-    cells = source.as_anndata(matrix)
+    cells = source.as_anndata(matrix, cell_ids)
     return recover_counts(cells) if settings.recover_counts else cells
 
 
@@ -91,11 +93,12 @@ def _check(source: CountSource, cells: pq.ParquetFile, settings: BuildSettings) 
         )
     if cells.num_row_groups == 0:
         raise ValueError(f"`sources`: no cell of {source.spec.location} is left by the filter {source.spec.filter!r}.")
-    rows = cells.read_row_group(0, columns=["row"])["row"].to_numpy()[:_CELLS_TO_CHECK]
+    first = cells.read_row_group(0, columns=["row", "cell_id"]).slice(0, _CELLS_TO_CHECK)
+    matrix, names = source.read(first["row"].to_numpy()), first["cell_id"].to_pylist()
     symbols, ensembl_ids = genes_of(source)
     own = ScMMGPTFeatureExtractor.from_genes(symbols, ensembl_ids)
     try:
-        own.align(counts_of(source, source.read(rows), settings), keep_empty_cells=True)
+        own.align(counts_of(source, matrix, names, settings), keep_empty_cells=True)
     except ValueError as error:
         raise ValueError(f"{source.spec.location}: {_for_a_build(str(error))}") from error
 
@@ -124,8 +127,8 @@ def _write_cells(folder: Path, number: int, source: CountSource, settings: Build
             yield pa.table(arrays, schema=_CELLS_SCHEMA)
 
     with whole_file(cells_path(folder, number)) as part, pq.ParquetWriter(part, _CELLS_SCHEMA) as writer:
-        for table in _of_size(tables(), CELLS_PER_CHUNK):
-            writer.write_table(table, row_group_size=CELLS_PER_CHUNK)
+        for table in _of_size(tables(), settings.cells_per_chunk):
+            writer.write_table(table, row_group_size=settings.cells_per_chunk)
     with whole_file(descriptions_path(folder, number)) as part:
         pq.write_table(descriptions.table(), part)
     all_keys = np.concatenate(keys) if keys else np.empty(0, dtype=np.uint64)

@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 from ...encoding_scmmgpt import row_limits, take_rows
-from ...feature_extraction_scmmgpt import ScMMGPTFeatureExtractor
+from ...feature_extraction_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor
 from .columns import read_turned, turn_to_rows
 from .files import sha256_of, whole_file, write_json
 from .find import open_source
 from .layout import (
-    CELLS_PER_CHUNK,
     NO_COUNTS,
     OBS_COLUMNS,
     PROCESSOR,
@@ -47,7 +46,7 @@ _CELLS_AT_A_TIME = 2048  # whose genes are matched and sorted together
 def turn_source(folder: Path, source: PlannedSource) -> int:
     """Turns the counts of a source that stores them by columns. Returns its cells."""
     rows = pq.read_table(cells_path(folder, source.number), columns=["row"])["row"].to_numpy()
-    turn_to_rows(open_source(source.spec), rows, by_rows_path(folder, source.number))
+    turn_to_rows(open_source(source.spec), rows, by_rows_path(folder, source.number), source.cells_per_chunk)
     return len(rows)
 
 
@@ -66,12 +65,12 @@ def write_chunk(folder: Path, source: PlannedSource, chunk: int, settings: Build
     first_shard, num_shards = (where[name].to_numpy() for name in ("first_shard", "num_shards"))
     destination = first_shard[description] + (key % num_shards[description].astype(np.uint64)).astype(np.int64)
     if repeated_path(folder, source.number).exists():
-        repeated = np.load(repeated_path(folder, source.number)) - chunk * CELLS_PER_CHUNK
+        repeated = np.load(repeated_path(folder, source.number)) - chunk * source.cells_per_chunk
         destination[repeated[(repeated >= 0) & (repeated < len(cells))]] = REPEATED
 
     taken = np.flatnonzero(destination != REPEATED)
     lengths = np.zeros(len(cells), dtype=np.int64)
-    pieces = list(_aligned(folder, source, chunk, cells["row"].to_numpy()[taken], taken, settings, extractor))
+    pieces = list(_aligned(folder, source, chunk, cells.take(taken), taken, settings, extractor))
     gene_ids, counts, found = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True)) if pieces else ([],) * 3
     lengths[taken] = found
     destination[(lengths == 0) & (destination != REPEATED)] = NO_COUNTS
@@ -107,7 +106,7 @@ def _aligned(
     folder: Path,
     planned: PlannedSource,
     chunk: int,
-    rows: np.ndarray,
+    cells: pa.Table,
     positions: np.ndarray,
     settings: BuildSettings,
     extractor: ScMMGPTFeatureExtractor,
@@ -118,18 +117,23 @@ def _aligned(
         shape = (planned.cells_in(chunk), len(source.var))
         turned = read_turned(by_rows_path(folder, planned.number), chunk, shape)
     gene_id = gene_id_type(len(extractor.vocab)).to_pandas_dtype()
+    rows, names = cells["row"].to_numpy(), cells["cell_id"].to_pylist()
     for start in range(0, len(rows), _CELLS_AT_A_TIME):
         piece = slice(start, start + _CELLS_AT_A_TIME)
         matrix = source.read(rows[piece]) if turned is None else turned[positions[piece]]
-        aligned = _align(source, matrix, settings, extractor)
+        aligned = _align(source, matrix, names[piece], settings, extractor)
         yield aligned.gene_ids.astype(gene_id), aligned.counts.astype(np.uint32), np.diff(aligned.indptr)
 
 
 def _align(
-    source: CountSource, matrix: sp.csr_matrix, settings: BuildSettings, extractor: ScMMGPTFeatureExtractor
-) -> object:
+    source: CountSource,
+    matrix: sp.csr_matrix,
+    names: list[str],
+    settings: BuildSettings,
+    extractor: ScMMGPTFeatureExtractor,
+) -> AlignedCounts:
     try:
-        return extractor.align(counts_of(source, matrix, settings), keep_empty_cells=True)
+        return extractor.align(counts_of(source, matrix, names, settings), keep_empty_cells=True)
     except ValueError as error:
         raise ValueError(f"{source.spec.location}: {error} Its first cells were counts, others are not.") from error
 
