@@ -121,11 +121,17 @@ def report(result: dict[str, float]) -> None:
     result |= {"bytes_per_cell": per_cell, "bytes_per_entry": per_entry}
     print("\n| cells | genes/cell | workers | peak memory | largest process | cells/s | bytes/cell | bytes/entry |")
     print("|---|---|---|---|---|---|---|---|")
-    print(
-        f"| {result['cells']:,} | {result['genes_per_cell']:.0f} | {result['workers']} | {result['peak_gib']:.2f} GiB | "
-        f"{result['largest_process_gib']:.2f} GiB | {result['cells'] / result['seconds']:,.0f} | {per_cell:,.0f} | "
-        f"{per_entry:.2f} |"
+    values = (
+        f"{result['cells']:,}",
+        f"{result['genes_per_cell']:.0f}",
+        f"{result['workers']}",
+        f"{result['peak_gib']:.2f} GiB",
+        f"{result['largest_process_gib']:.2f} GiB",
+        f"{result['cells'] / result['seconds']:,.0f}",
+        f"{per_cell:,.0f}",
+        f"{per_entry:.2f}",
     )
+    print(f"| {' | '.join(values)} |")
     print("\n| corpus | 27 million cells | 100 million cells |\n|---|---|---|")
     for genes in (result["genes_per_cell"], 1000, 2000):
         size = per_entry * genes / 1e3  # GB for each million cells

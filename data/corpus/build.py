@@ -11,7 +11,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ...feature_extraction_scmmgpt import ScMMGPTFeatureExtractor
-from .files import PART, locked, read_json, sha256_of, write_json
+from .files import PART, locked, read_json, room_on_disk, sha256_of, write_json
 from .find import find_sources, open_source
 from .genes import match_source, union_of_genes
 from .layout import (
@@ -58,7 +58,8 @@ def build_corpus(
             sources and settings.
         settings ([`BuildSettings`], *optional*): what to take, and how to split it.
         workers (`int`): processes.
-        dask (`str`, *optional*): address of a Dask scheduler to work on instead.
+        dask (`str`, *optional*): address of a Dask scheduler to work on instead. Its workers see the same files; pass
+            absolute paths.
         progress (`bool`): show bars.
 
     Returns:
@@ -69,7 +70,7 @@ def build_corpus(
             another process builds here.
         OSError: the disk is full.
     """
-    output, settings = Path(output), settings or BuildSettings()
+    output, settings = Path(output).resolve(), settings or BuildSettings()
     specs = find_sources(sources, settings)
     begun = {
         "packages": package_versions(),
@@ -127,6 +128,7 @@ def _begin(output: Path, begun: dict[str, Any], specs: list[SourceSpec], run: Ru
         run("check sources", _same_source, known)
         damaged = damaged_files(output, manifest, progress)
         if not damaged:
+            shutil.rmtree(output / WORK, ignore_errors=True)  # where a kill came after the manifest
             return True
         logger.warning(f"Writing {len(damaged)} damaged file(s) of {output} again: {', '.join(damaged)}")
         _undo(output, manifest, damaged, begun)
@@ -249,7 +251,8 @@ def _write_processor(output: Path, settings: BuildSettings, taken: list[int]) ->
         surveys = (read_json(survey_path(output, number)) for number in taken)
         extractor = union_of_genes((found["symbols"], found["ensembl_ids"]) for found in surveys)
     made = output / WORK / PROCESSOR
-    extractor.save_pretrained(made)
+    with room_on_disk(output / PROCESSOR):
+        extractor.save_pretrained(made)
     (output / PROCESSOR).mkdir(exist_ok=True)
     for file in made.iterdir():
         file.replace(output / PROCESSOR / file.name)

@@ -26,7 +26,7 @@ def turn_to_rows(source: H5adSource, rows: np.ndarray, folder: Path, cells_per_c
         folder (`Path`): is there when everything is in it.
         cells_per_chunk (`int`): cells of each file.
     """
-    place = np.full(source.num_rows, -1, dtype=np.int64)
+    place = np.full(source.num_cells, -1, dtype=np.int64)
     place[rows] = np.arange(len(rows))
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PART}")
     try:

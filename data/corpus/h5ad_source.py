@@ -44,8 +44,6 @@ class H5adSource(CountSource):
     def num_cells(self) -> int:
         return len(self._obs)
 
-    num_rows = num_cells
-
     @property
     def _is_raw(self) -> bool:
         return self.spec.layer == "raw" and "raw" in self._file
@@ -100,7 +98,7 @@ class H5adSource(CountSource):
 
     def read(self, rows: np.ndarray) -> sp.csr_matrix:
         if self.by_columns:
-            place = np.full(self.num_rows, -1)
+            place = np.full(self.num_cells, -1)
             place[rows] = np.arange(len(rows))
             found = [(place[row], column, value) for row, column, value in self.column_pieces()]
             found = [(row[row >= 0], column[row >= 0], value[row >= 0]) for row, column, value in found]

@@ -72,10 +72,6 @@ class SomaSource(CountSource):
     def num_cells(self) -> int:
         return self._experiment.obs.count
 
-    @property
-    def num_rows(self) -> int:
-        return self._experiment.obs.maxshape[0] if self.num_cells else 0
-
     @cached_property
     def var(self) -> pd.DataFrame:
         var = self._experiment.ms[self._MEASUREMENT].var.read().concat().to_pandas().sort_values("soma_joinid")

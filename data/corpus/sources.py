@@ -59,11 +59,6 @@ class CountSource(ABC):
     def num_cells(self) -> int:
         """Cells before the filter."""
 
-    @property
-    @abstractmethod
-    def num_rows(self) -> int:
-        """One more than the highest `row`."""
-
     @cached_property
     @abstractmethod
     def var(self) -> pd.DataFrame:
