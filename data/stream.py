@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -178,7 +179,12 @@ class StreamLoader:
             self._places = [Place(self.dataset.epoch, 0, 0)] * num_workers
         turns = _Turns(self.dataset, self._places, self._turn)
         loader = DataLoader(
-            turns, batch_size=None, num_workers=self.num_workers, multiprocessing_context=self._context
+            turns,
+            batch_size=None,
+            num_workers=self.num_workers,
+            multiprocessing_context=self._context,
+            # Else it would draw from torch's own, and a model with dropout would learn otherwise after a stop.
+            generator=torch.Generator(),
         )
         ended = 0
         for worker, place, batch in loader:
