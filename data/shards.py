@@ -59,10 +59,10 @@ class ShardSource:
     def _find_shards(self) -> list[Path]:
         """The files of the split, as the manifest lists them."""
         manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-        listed = {entry["path"]: entry["bytes"] for entry in manifest["shards"]}
-        shards = sorted(self.folder / path for path in listed if path.startswith(f"{self.split}/"))
+        listed = {name: entry["bytes"] for name, entry in manifest["shards"].items()}
+        shards = sorted(self.folder / name for name in listed if name.startswith(f"{self.split}/"))
         if not shards:
-            splits = sorted({path.partition("/")[0] for path in listed})
+            splits = sorted({name.partition("/")[0] for name in listed})
             raise ValueError(f"`split`={self.split!r}: {self.folder} has cells of {splits}. Choose one of these.")
         for path in shards:
             size = listed[path.relative_to(self.folder).as_posix()]

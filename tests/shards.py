@@ -35,11 +35,11 @@ def write_corpus(folder: Path, adata: anndata.AnnData, rows_per_group: int = 8, 
     pq.write_table(pa.Table.from_pylist([asdict(fact) for fact in facts]), folder / "facts.parquet")
     panels = {"panel_id": [0], "gene_ids": [cells.panel.tolist()], "sources": [["a"]]}
     pq.write_table(pa.table(panels), folder / "panels.parquet")
-    shards = []
+    shards = {}
     for i, rows in enumerate(np.array_split(np.arange(len(cells)), num_shards)):
         path = folder / "train" / f"shard-{i:05d}.parquet"
         piece = table.slice(int(rows[0]), len(rows))
         pq.write_table(piece, path, row_group_size=rows_per_group, write_page_checksum=True)
-        shards.append({"path": path.relative_to(folder).as_posix(), "rows": len(rows), "bytes": path.stat().st_size})
+        shards[path.relative_to(folder).as_posix()] = {"cells": len(rows), "bytes": path.stat().st_size}
     (folder / "manifest.json").write_text(json.dumps({"shards": shards}))
     return folder
