@@ -8,18 +8,29 @@ from .dataset import CellBatch, CellDataset
 from .facts import CellFacts, read_facts
 from .h5ad import demo_cells, name_genes, read_cells, recover_counts, take_counts
 from .ontology import Ontology
+from .sampling import sampling_weights
+from .shards import ShardSource
+from .sources import AnnDataSource, CellSource, H5adSource, MixedSource
 from .splits import SplitManifest, assert_no_leakage, split_cells
+from .stream import CellStream, StreamLoader
 from .tokenizer import train_tokenizer
 
 __all__ = [
+    "AnnDataSource",
     "CaptionWriter",
     "CellBatch",
     "CellBlock",
     "CellDataset",
     "CellFacts",
+    "CellSource",
+    "CellStream",
+    "H5adSource",
+    "MixedSource",
     "Ontology",
     "ScMMGPTDataCollator",
+    "ShardSource",
     "SplitManifest",
+    "StreamLoader",
     "assert_no_leakage",
     "cut_batches",
     "demo_cells",
@@ -29,6 +40,7 @@ __all__ = [
     "read_cells",
     "read_facts",
     "recover_counts",
+    "sampling_weights",
     "split_cells",
     "take_counts",
     "train_tokenizer",

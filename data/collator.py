@@ -75,7 +75,9 @@ class ScMMGPTDataCollator:
 
     def __call__(self, batch: CellBatch) -> dict[str, torch.Tensor]:
         """`C` cells -> the batch fields that [`ScMMGPTForConditionalGeneration.forward`] documents."""
-        cells = mix_with_twins(batch.cells, batch.twins, batch.seeds, self.mixing)
+        cells = batch.cells
+        if self.mixing:
+            cells = mix_with_twins(cells, batch.twins, batch.seeds, self.mixing)
         cells, panels = drop_genes(cells, batch.panels, batch.seeds, self.panel_dropout, self.min_panel_share)
         tensors = self._cells(cells, panels, batch.seeds)
         if set(self.losses) <= set(CELL_LOSSES):

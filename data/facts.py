@@ -4,9 +4,11 @@ Imports only `ontology`; must not import torch or transformers.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .ontology import Ontology
 
@@ -118,6 +120,13 @@ def read_facts(obs: "DataFrame", ontology: Ontology, label_key: str = "cell_type
             known[key] = CellFacts.from_obs(row, ontology, label_key)
         facts.append(known[key])
     return facts
+
+
+def number_facts(facts: Iterable[CellFacts]) -> tuple[list[CellFacts], np.ndarray]:
+    """Distinct facts in the order of their first cell, and of which each cell is, `(C,)` int32."""
+    rows: dict[CellFacts, int] = {}
+    index = np.array([rows.setdefault(fact, len(rows)) for fact in facts], dtype=np.int32)
+    return list(rows), index
 
 
 def _known(value: Any) -> str | None:

@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, Blip2QFormerConfig, TrainingArguments
 
 from ..configuration_scmmgpt import ScMMGPTCellConfig, ScMMGPTConfig
 from ..data.collator import LOSSES, ScMMGPTDataCollator
+from ..data.shards import is_corpus
 
 # What training decides itself, so that a recipe cannot.
 _FIXED_COLLATOR_OPTIONS = ("processor", "writer", "profile", "losses")
@@ -37,11 +38,16 @@ class DataRecipe:
     Where the cells come from and how they become tokens.
 
     Args:
-        sources (`list[str]`): `.h5ad` files of raw counts, or `demo` for the 700 blood cells that scanpy ships.
+        sources (`list[str]`): `.h5ad` files of raw counts, corpora of `scmmgpt data build`, or `demo` for the 700
+            blood cells that scanpy ships. Files beside a corpus stay on disk and take its gene vocabulary.
         layer (`str`, *optional*): layer of the files that holds the counts, or `raw` for `adata.raw`; else `X`.
         label_key (`str`): column of `obs` that holds the cell type.
         max_genes (`int`): gene tokens per cell at most, `<cls>` included; the highest expressed stay.
         value_encoding (`str`): `log1p` or `binned` (scGPT).
+        max_tokens_per_batch (`int`, *optional*): streams the cells in batches of like length, each of at most so many
+            gene tokens, padding included; needed for a corpus. Batches of `per_device_train_batch_size` cells from
+            memory when absent.
+        sampling (`dict`): how often which cells come in a stream; see [`sampling_weights`].
     """
 
     sources: list[str]
@@ -49,6 +55,17 @@ class DataRecipe:
     label_key: str = "cell_type"
     max_genes: int = 1200
     value_encoding: str = "log1p"
+    max_tokens_per_batch: int | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.sampling and self.max_tokens_per_batch is None:
+            raise ValueError("`data.sampling` weighs the cells of a stream. Set max_tokens_per_batch too, or drop it.")
+        if self.max_tokens_per_batch is None and any(map(is_corpus, self.sources)):
+            raise ValueError(
+                "`data.sources` names a corpus, which is streamed in batches of a size in tokens. Set "
+                "max_tokens_per_batch, such as 32 times the tokens of a cell."
+            )
 
 
 @dataclass
@@ -149,6 +166,12 @@ class Recipe:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"`stages` is {names}: expected at least one stage, each with a name of its own.")
+        for stage in self.stages if self.data.max_tokens_per_batch is not None else ():
+            if "per_device_train_batch_size" in stage.arguments or "max_steps" not in stage.arguments:
+                raise ValueError(
+                    f"`arguments` of stage {stage.name!r}: a stream has no end, and its batches a size in tokens. Set "
+                    "max_steps, and no per_device_train_batch_size, or drop data.max_tokens_per_batch."
+                )
         _check_config("model", self.model, ScMMGPTConfig, fixed=("text_config", "cell_token_id"))
         _check_config("model.cell_config", self.model.get("cell_config", {}), ScMMGPTCellConfig)
         for part in ("qformer_config", "text_projector_config"):
