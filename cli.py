@@ -1,8 +1,11 @@
 """The command `scmmgpt`. Every task imports what it needs when it is called: `--help` waits for the package alone."""
 
 import argparse
+import json
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 LAYER = "layer with the counts, or raw; X when absent"
 
@@ -72,7 +75,38 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--guidance-scale", type=float, default=1.5)
     generate.add_argument("--seed", type=int, default=0)
     generate.set_defaults(run=_generate, extra="data")
+
+    data = commands.add_parser("data", help="corpora of cells").add_subparsers(required=True, metavar="task")
+    _add_build(data)
+    verify = data.add_parser("verify", help="check every file of a corpus against its manifest")
+    verify.add_argument("corpus", help="folder of a corpus")
+    verify.set_defaults(run=_verify_data, extra="data")
     return parser
+
+
+def _add_build(data: argparse._SubParsersAction) -> None:
+    build = data.add_parser("build", help="make shards of shuffled cells, or go on with an interrupted build")
+    build.add_argument(
+        "sources", nargs="+", help=".h5ad files, folders, globs, SOMA experiments, or census:homo_sapiens"
+    )
+    build.add_argument("output", help="folder of the corpus")
+    build.add_argument("--genes", help="folder of a feature extractor or model; all genes of the sources when absent")
+    build.add_argument("--layer", help=LAYER)
+    build.add_argument("--filter", help="such as \"is_primary_data == True and tissue == 'blood'\"")
+    build.add_argument("--census-version", help="release of the Census, such as 2025-11-08")
+    build.add_argument("--label-key", help="column of obs with the author's labels; cell_type when absent")
+    build.add_argument("--recover-counts", action="store_true", help="take log-normalised values back to counts")
+    build.add_argument("--split-key", help="column whose values stay whole; studies, or else donors, when absent")
+    build.add_argument("--validation-share", type=float, default=0.1)
+    build.add_argument("--test-share", type=float, default=0.1)
+    build.add_argument("--split-file", type=Path, help='JSON such as {"Kang 2018": "test"}, instead of shares')
+    build.add_argument("--skip-refused", action="store_true", help="leave out sources that cannot be used")
+    build.add_argument("--licence", help="licence of the sources that state none")
+    build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--cells-per-shard", type=int, default=32_768)
+    build.add_argument("--workers", type=int, default=1, help="processes")
+    build.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster to work on instead")
+    build.set_defaults(run=_build_data, extra="data")
 
 
 def _add_cells(command: argparse.ArgumentParser) -> None:
@@ -150,6 +184,34 @@ def _generate(options: argparse.Namespace) -> None:
         options.text, options.model, n=options.n, guidance_scale=options.guidance_scale, seed=options.seed
     )
     cells.write_h5ad(options.output)
+
+
+def _build_data(options: argparse.Namespace) -> None:
+    from .data.corpus import BuildSettings, build_corpus
+
+    given = vars(options)
+    settings = BuildSettings(
+        split_of=json.loads(options.split_file.read_text(encoding="utf-8")) if options.split_file else None,
+        **{field.name: given[field.name] for field in fields(BuildSettings) if field.name in given},
+    )
+    manifest = build_corpus(options.sources, options.output, settings, options.workers, options.dask)
+    _print_corpus(options.output, manifest)
+
+
+def _verify_data(options: argparse.Namespace) -> None:
+    from .data.corpus import verify_corpus
+
+    _print_corpus(options.corpus, verify_corpus(options.corpus))
+
+
+def _print_corpus(folder: str, manifest: dict[str, Any]) -> None:
+    print(f"{folder}: {len(manifest['shards'])} shards, all whole.")
+    for name, cells in manifest["cells"].items():
+        print(f"{cells:>12,} cells {name}")
+    for name, cells in manifest["splits"]["cells"].items():
+        print(f"{cells:>12,} in {name}")
+    for name, reason in manifest["refused"].items():
+        print(f"refused: {name}: {reason}")
 
 
 if __name__ == "__main__":

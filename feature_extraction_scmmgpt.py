@@ -491,7 +491,13 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             "lower `min_match_share` if so few genes are meant."
         )
 
-    def align(self, cells: Any, gene_names: Sequence[str] | None = None, layer: str | None = None) -> AlignedCounts:
+    def align(
+        self,
+        cells: Any,
+        gene_names: Sequence[str] | None = None,
+        layer: str | None = None,
+        keep_empty_cells: bool = False,
+    ) -> AlignedCounts:
         """
         Reads raw counts and sorts them by the gene vocabulary.
 
@@ -507,10 +513,12 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
                 `ensembl_id` and `feature_name` are asked gene by gene.
             layer (`str`, *optional*): Layer of the `AnnData` with the raw counts, if they are not in `X`; `"raw"` for
                 `adata.raw`.
+            keep_empty_cells (`bool`, *optional*, defaults to `False`): keep cells without counts of matched genes, as
+                cells without entries.
 
         Raises:
-            `ValueError`: when too few genes match, the values are not raw counts, or a cell has no counts of matched
-            genes.
+            `ValueError`: when too few genes match, the values are not raw counts, or, unless `keep_empty_cells`, a
+            cell has no counts of matched genes.
         """
         if hasattr(cells, "panel") and hasattr(cells, "indptr"):
             if gene_names is not None or layer is not None:
@@ -527,7 +535,8 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         blocks = [self._sort_by_gene(ids, *block, table.other_layers) for block in table.blocks()]
         rows, gene_ids, counts = map(np.concatenate, zip(*blocks, strict=True))
         lengths = np.bincount(rows, minlength=table.shape[0])
-        self._check_empty_cells(np.flatnonzero(lengths == 0), table, report)
+        if not keep_empty_cells:
+            self._check_empty_cells(np.flatnonzero(lengths == 0), table, report)
         return AlignedCounts(
             indptr=row_limits(lengths),
             gene_ids=gene_ids,
