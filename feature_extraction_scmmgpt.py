@@ -234,13 +234,18 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
     r"""
     Turns cells into gene tokens and encoded expression, with genes matched by name.
 
-    The vocabulary is saved in `processor_config.json` (`preprocessor_config.json` when saved alone) as plain lists:
-    under 3 MB for 60,697 genes, a fraction of a tokenizer file, and no copy or download of a model can lose it.
+    The vocabulary is saved in `processor_config.json` (`preprocessor_config.json` when saved alone), every name that
+    it knows included: 4 MB for 55,744 genes with aliases and mouse orthologs, and no copy or download of a model can
+    lose it.
 
     Args:
         vocab (`list[str]`): Gene tokens in id order. Tokens in angle brackets are special; `"<pad>"` and `"<cls>"` are
             required.
         ensembl_ids (`list[str]`, *optional*): Ensembl gene id of each token, `""` where there is none.
+        aliases (`dict[str, str]`, *optional*): Token -> other names of the gene, such as `"CD20|B1"`: aliases,
+            previous symbols, further Ensembl ids.
+        orthologs (`dict[str, dict[str, str]]`, *optional*): Species -> token -> names of its orthologs there, such as
+            `{"mouse": {"CD3D": "Cd3d|ENSMUSG00000032094"}}`: cells of these species are read as well.
         max_genes (`int`, *optional*, defaults to 1200): Most tokens of a cell, `<cls>` included.
         value_encoding (`str`, *optional*, defaults to `"log1p"`): `"log1p"` of 10,000 * count / total over the panel,
             or `"binned"`: scGPT's bins (Cui et al. 2024) with u = 1/2. Both see all expressed genes, before the choice
@@ -265,6 +270,8 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         self,
         vocab: list[str] | None = None,
         ensembl_ids: list[str] | None = None,
+        aliases: dict[str, str] | None = None,
+        orthologs: dict[str, dict[str, str]] | None = None,
         max_genes: int = 1200,
         value_encoding: str = "log1p",
         num_bins: int = 51,
@@ -276,6 +283,8 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         super().__init__(**kwargs)
         self.vocab = vocab
         self.ensembl_ids = ensembl_ids
+        self.aliases = aliases
+        self.orthologs = orthologs
         self.max_genes = max_genes
         self.value_encoding = value_encoding
         self.num_bins = num_bins
@@ -320,7 +329,7 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
 
     def _index_vocab(self) -> None:
         self._vocab_fingerprint = hashlib.sha256("\n".join(self.vocab).encode()).hexdigest()[:16]
-        self._resolver = GeneResolver(self.vocab, self.ensembl_ids)
+        self._resolver = GeneResolver(self.vocab, self.ensembl_ids, self.aliases, self.orthologs)
         self._pad_token_id, self._cls_token_id = map(self.vocab.index, (PAD_TOKEN, CLS_TOKEN))
 
     @property
@@ -348,21 +357,30 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"{type(self).__name__}({self.gene_token_ids.size} genes, {settings})"
 
-    def gene_ids(self, names: Iterable[str]) -> np.ndarray:
+    def gene_ids(self, names: Iterable[str], species: str | None = None) -> np.ndarray:
         """
-        Gene token ids of names, int64, -1 where a name is unknown.
+        Gene token ids of names, int64, -1 where a name is unknown or may mean several genes.
 
         A name is looked up as the exact symbol, then without regard to case (unless two genes differ by case only),
-        then as an Ensembl id without its version.
+        then as an Ensembl id without its version, then as an alias, then as a copy of a name ("CD3D-1").
+
+        Args:
+            names (`Iterable[str]`): Names of genes.
+            species (`str`, *optional*): Species whose names these are, if it is not the vocabulary's own: one of
+                `orthologs`.
+
+        Raises:
+            `ValueError`: when the vocabulary has no orthologs of `species`.
         """
-        return self._resolver.ids(names)
+        return self._resolver.ids(names, species)
 
     def align(self, cells: Any, gene_names: Sequence[str] | None = None, layer: str | None = None) -> AlignedCounts:
         """
         Reads raw counts and sorts them by the gene vocabulary.
 
-        Columns that name the same gene are summed. Only the values of matched genes are used, and checked: whole
-        numbers up to 0.001, rounded. Booleans are refused, for they are not counts.
+        Columns that name the same gene are summed, and so are the genes of another species that share an ortholog.
+        Only the values of matched genes are used, and checked: whole numbers up to 0.001, rounded. Booleans are
+        refused, for they are not counts.
 
         Args:
             cells (`Any`): `AnnData` (in memory, backed or a view), a cells x genes matrix (numpy, scipy.sparse,
@@ -375,7 +393,8 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
                 `adata.raw`.
 
         Raises:
-            `ValueError`: when too few genes match, the values are not raw counts, or a cell has no counts of matched
+            `ValueError`: when too few genes match, or they are those of a species without orthologs in the vocabulary,
+            or surface proteins; when the values are not raw counts, or a cell has no counts of matched
             genes.
         """
         if hasattr(cells, "panel") and hasattr(cells, "indptr"):
@@ -423,11 +442,12 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
 
     def _check_empty_cells(self, empty: np.ndarray, table: _CountTable, report: GeneMatchReport) -> None:
         if empty.size:
+            species = f", species={report.species!r}" if report.matched_by_ortholog else ""
             names = table.cell_names or [f"cell {i}" for i in range(table.shape[0])]
             raise ValueError(
                 f"`cells`: {empty.size} of {table.shape[0]} cells have no counts in the {report.matched} matched "
                 f"genes: {list_examples(names[i] for i in empty)}. Filter them out: keep cells whose counts over the "
-                "columns where `feature_extractor.gene_ids(adata.var_names) >= 0` have a sum above 0."
+                f"columns where `feature_extractor.gene_ids(adata.var_names{species}) >= 0` have a sum above 0."
             )
 
     def encode(
