@@ -6,6 +6,7 @@ from .captions import CaptionWriter, named_genes, prompts
 from .collator import ScMMGPTDataCollator
 from .dataset import CellBatch, CellDataset
 from .facts import CellFacts, read_facts
+from .genes import Gene, add_aliases, make_feature_extractor, read_gene_table, read_scgpt_vocab
 from .h5ad import demo_cells, name_genes, read_cells, recover_counts, take_counts
 from .ontology import Ontology
 from .splits import SplitManifest, assert_no_leakage, split_cells
@@ -17,17 +18,22 @@ __all__ = [
     "CellBlock",
     "CellDataset",
     "CellFacts",
+    "Gene",
     "Ontology",
     "ScMMGPTDataCollator",
     "SplitManifest",
+    "add_aliases",
     "assert_no_leakage",
     "cut_batches",
     "demo_cells",
+    "make_feature_extractor",
     "name_genes",
     "named_genes",
     "prompts",
     "read_cells",
     "read_facts",
+    "read_gene_table",
+    "read_scgpt_vocab",
     "recover_counts",
     "split_cells",
     "take_counts",
