@@ -6,6 +6,7 @@ from .captions import CaptionWriter, named_genes, prompts
 from .collator import ScMMGPTDataCollator
 from .dataset import CellBatch, CellDataset
 from .facts import CellFacts, read_facts
+from .genes import Gene, add_aliases, make_feature_extractor, read_gene_table, read_scgpt_vocab
 from .h5ad import demo_cells, name_genes, read_cells, recover_counts, take_counts
 from .ontology import Ontology
 from .sampling import sampling_weights
@@ -24,6 +25,7 @@ __all__ = [
     "CellFacts",
     "CellSource",
     "CellStream",
+    "Gene",
     "H5adSource",
     "MixedSource",
     "Ontology",
@@ -31,14 +33,18 @@ __all__ = [
     "ShardSource",
     "SplitManifest",
     "StreamLoader",
+    "add_aliases",
     "assert_no_leakage",
     "cut_batches",
     "demo_cells",
+    "make_feature_extractor",
     "name_genes",
     "named_genes",
     "prompts",
     "read_cells",
     "read_facts",
+    "read_gene_table",
+    "read_scgpt_vocab",
     "recover_counts",
     "sampling_weights",
     "split_cells",
