@@ -2,13 +2,14 @@
 
 from .batching import cut_batches
 from .blocks import CellBlock
-from .captions import CaptionWriter, named_genes, prompts
+from .captions import CaptionWriter, named_genes
 from .collator import ScMMGPTDataCollator
 from .dataset import CellBatch, CellDataset
 from .facts import CellFacts, read_facts
 from .h5ad import demo_cells, name_genes, read_cells, recover_counts, take_counts
 from .ontology import Ontology
 from .splits import SplitManifest, assert_no_leakage, split_cells
+from .templates import prompts
 from .tokenizer import train_tokenizer
 
 __all__ = [

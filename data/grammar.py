@@ -12,6 +12,7 @@ _SPOKEN_ACRONYMS = frozenset({"FOXP", "LAMP", "MAIT", "NAIVE", "RORA", "RORB", "
 _YOU_SOUND = re.compile(r"(?:uni|ure|uro|ute|use|usu|eu|one\b|once)", re.IGNORECASE)
 # Abbreviations whose full stop ends no sentence.
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|cf|vs|approx|resp|et al|Jr|Fig|spp|sp|ca)|\b[A-Z])\.$")
+_GENE_WORD = re.compile(r"\b(?:genes|transcripts)\b", re.IGNORECASE)
 
 _HEAD_NOUN = re.compile(
     r"(?P<head>.*?)(?P<rest>(?: (?:of|in|from|with|on|that) .*| \(.*|(?<=cell|cyte|last|phil|hage|uron), .*)?)$"
@@ -77,6 +78,11 @@ def lower_words(text: str, proper_nouns: frozenset[str] = frozenset()) -> str:
         return word if word in proper_nouns else word.lower()
 
     return re.sub(r"(?<![\w+])[A-Z][a-z]{2,}(?![\w+])", lower, text)
+
+
+def speaks_of_genes(sentence: str) -> bool:
+    """Tells whether a sentence says something of "genes" or "transcripts", as statements on expression do."""
+    return _GENE_WORD.search(sentence) is not None
 
 
 def sentences(text: str) -> list[str]:

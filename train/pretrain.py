@@ -25,12 +25,14 @@ from ..configuration_scmmgpt import ScMMGPTConfig
 from ..data import CaptionWriter, CellFacts, Ontology, demo_cells, name_genes, read_cells, take_counts, train_tokenizer
 from ..data.collator import ScMMGPTDataCollator
 from ..data.dataset import CellDataset
+from ..data.definitions import read_descriptions
 from ..data.facts import read_facts
+from ..data.markers import MarkerTable
 from ..data.profile import mean_profile
 from ..model_card import render_model_card
 from ..modeling_scmmgpt import ScMMGPTForConditionalGeneration
 from ..processing_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor, ScMMGPTProcessor
-from .recipe import DEFAULT_VOCAB_SIZE, FIXED_ARGUMENTS, DataRecipe, Recipe, StageRecipe, TextRecipe
+from .recipe import DEFAULT_VOCAB_SIZE, FIXED_ARGUMENTS, DataRecipe, Recipe, StageRecipe, TextRecipe, WordsRecipe
 from .record import record_run
 from .trainer import EpochCallback, ModelCardCallback, ScMMGPTTrainer, check_modules
 
@@ -72,7 +74,7 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
         sources = read_sources(recipe.data)
     set_seed(recipe.seed)
     ontology = Ontology()
-    writer = CaptionWriter(ontology)
+    writer = build_writer(recipe.words, ontology)
     facts = [read_facts(source.obs, ontology, recipe.data.label_key) for source in sources]
     processor = build_processor(recipe, sources, facts, writer)
     cells = [processor.feature_extractor.align(source) for source in sources]
@@ -107,6 +109,16 @@ def read_sources(recipe: DataRecipe) -> "list[AnnData]":
     ]
 
 
+def build_writer(recipe: WordsRecipe, ontology: Ontology) -> CaptionWriter:
+    """The writer of all texts, with the tables that the recipe names."""
+    return CaptionWriter(
+        ontology,
+        recipe.wording,
+        descriptions=read_descriptions(recipe.descriptions, ontology),
+        markers=MarkerTable.read(recipe.markers, ontology) if recipe.markers else None,
+    )
+
+
 def mean_value(extractor: ScMMGPTFeatureExtractor, sources: Sequence[AlignedCounts]) -> float:
     """Mean encoded expression of a gene token, over 100 to 199 evenly spaced cells of each source, or all of fewer."""
     few = [source.select(slice(0, None, max(1, len(source) // 100))) for source in sources]
@@ -129,7 +141,8 @@ def build_processor(
         max_genes=recipe.data.max_genes,
         value_encoding=recipe.data.value_encoding,
     )
-    tokenizer = build_tokenizer(recipe.text, facts, list(ensembl_ids), writer, recipe.seed)
+    tasks = {task for stage in recipe.stages for task in stage.collator.get("tasks", ())}
+    tokenizer = build_tokenizer(recipe.text, facts, list(ensembl_ids), writer, recipe.seed, sorted(tasks))
     num_cell_tokens = recipe.model.get("num_cell_tokens", ScMMGPTConfig.num_cell_tokens)
     return ScMMGPTProcessor(extractor, tokenizer, num_cell_tokens=num_cell_tokens)
 
@@ -140,8 +153,12 @@ def build_tokenizer(
     symbols: Sequence[str],
     writer: CaptionWriter,
     seed: int,
+    tasks: Sequence[str] = (),
 ) -> PreTrainedTokenizerBase:
-    """The pretrained model's tokenizer with a `<cell>` token, or one trained on captions and the Cell Ontology."""
+    """
+    The pretrained model's tokenizer with a `<cell>` token, or one trained on captions, the Cell Ontology and what is
+    said in further `tasks`.
+    """
     if recipe.pretrained is not None:
         # Left, or prompts of unequal length would be continued after padding; as an argument, or it is not saved.
         tokenizer = AutoTokenizer.from_pretrained(recipe.pretrained, padding_side="left")
@@ -150,11 +167,14 @@ def build_tokenizer(
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
     rng = np.random.default_rng(seed)
-    texts = list(writer.ontology.definitions("CL"))
-    for fact in sorted({fact for source in facts for fact in source}, key=repr):
+    texts = [*writer.ontology.definitions("CL"), *writer.definitions.texts()]
+    distinct = sorted({fact for source in facts for fact in source}, key=repr)
+    for fact in distinct:
         for _ in range(CAPTIONS_PER_FACTS):
             genes = rng.choice(symbols, size=min(5, len(symbols)), replace=False)
             texts += [writer.condition(fact, rng), writer.describe(fact, rng, top_genes=list(genes))]
+            for task in (task for task in tasks if task not in ("annotate", "describe")):
+                texts += writer.conversation(fact, rng, tasks={task: 1.0}, others=distinct)
     longest = recipe.config.get("max_position_embeddings", 2048)
     return train_tokenizer(texts, recipe.vocab_size or DEFAULT_VOCAB_SIZE, model_max_length=longest)
 

@@ -39,7 +39,7 @@ def record_run(
         ValueError: when the run in the folder is of another recipe, other cells or another vocabulary.
     """
     folder = Path(recipe.output_dir)
-    wanted = {RECIPE: asdict(recipe), HASHES: _hashes(processor, cells, facts)}
+    wanted = {RECIPE: asdict(recipe), HASHES: _hashes(recipe, processor, cells, facts)}
     if not (folder / "stages").exists():
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in wanted.items():
@@ -65,7 +65,10 @@ def record_run(
 
 
 def _hashes(
-    processor: ScMMGPTProcessor, cells: Sequence[AlignedCounts], facts: Sequence[Sequence[CellFacts]]
+    recipe: Recipe,
+    processor: ScMMGPTProcessor,
+    cells: Sequence[AlignedCounts],
+    facts: Sequence[Sequence[CellFacts]],
 ) -> dict[str, str]:
     extractor = processor.feature_extractor
     counts = [part for source in cells for part in (source.indptr, source.gene_ids, source.counts, source.panel)]
@@ -73,6 +76,7 @@ def _hashes(
         "gene_vocabulary": [json.dumps([extractor.vocab, extractor.ensembl_ids]).encode()],
         "tokenizer": [json.dumps(sorted(processor.tokenizer.get_vocab().items())).encode()],
         "counts": [part.tobytes() for part in counts],
+        "words": [Path(path).read_bytes() for path in (*recipe.words.descriptions, *recipe.words.markers)],
         "facts": [repr(fact).encode() for source in facts for fact in source],
     }
     return {name: hashlib.sha256(b"".join(parts)).hexdigest() for name, parts in contents.items()}
