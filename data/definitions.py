@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .grammar import capitalised, plural, sentences, speaks_of_genes, with_article
+from .grammar import capitalised, plural, sentences, speaks_of_genes, tidy, with_article
 from .ontology import Ontology, normalise
 from .templates import DEFINED_TERM
 
@@ -31,6 +31,21 @@ _HANGING = re.compile(
     r"(?:However|Moreover|Furthermore|Additionally|In addition|Also|Besides|Thus|Therefore|Hence|For example|Another|"
     r"Other|This|These|Those|They|Their|Its|It|Such|Both|In contrast|On the other hand|As a result|Consequently)\b"
 )
+# The noun that a definition without an article starts with, ...
+_HEAD = re.compile(
+    r"(?!(?:This|Most|Mostly|Derived|Scattered|Undifferentiated)\b)"
+    r"[^.;:]*?\b\w*(?:cell|cyte|blast|neuron|phage|(?:precursor|progenitor)(?! cell)|receptor)"
+    r"(?: subset| subtype| type)?(?P<plural>s?)\b"
+    r"(?P<rest>.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+# ... and what follows it where the definition is no sentence.
+_FRAGMENT = re.compile(
+    r"\.?$|,? \(?(?:that|which|whose|with|of|in|from|found|located|forming|produced|committed|having|resembling|not"
+    r"|derived|involved|resident|rich|present)\b"
+)
+# What keeps its capital in mid-sentence, as do abbreviations and symbols.
+_PROPER_START = re.compile(r"[A-Z]+\b|\w+\d|Gr1|Langerhans|Kolmer|Purkinje|Rohon|Schwann|Bergmann|Mueller|Golgi")
 _REFERENCE = re.compile(r"\s*[\[(](?:PMID|DOI|https?|\d+(?:[,–-]\s*\d+)*)[^\])]*[\])]", re.IGNORECASE)
 
 
@@ -57,7 +72,7 @@ def read_descriptions(paths: Iterable[str | Path], ontology: Ontology) -> dict[s
     for path in map(Path, paths):
         for term_id, text in _description_rows(path):
             current_id = ontology.find_current(term_id) if ontology.knows(term_id) else None
-            paragraphs = [" ".join(_REFERENCE.sub("", part).split()) for part in text.split("\n")]
+            paragraphs = [tidy(_REFERENCE.sub("", part)) for part in text.split("\n")]
             if current_id:
                 found.setdefault(current_id, {}).update(dict.fromkeys(filter(None, paragraphs)))
     return {term_id: tuple(paragraphs) for term_id, paragraphs in found.items()}
@@ -107,6 +122,8 @@ class Definitions:
             `list[str]`: Up to two sentences; none where there is no definition or only a very long one.
         """
         told = self._defining(term_id)[: 2 if rng.random() < 0.3 else 1]
+        # "It expresses genes such as FOXP3" is true of the type, and would be read as said of this cell.
+        told = list(takewhile(lambda sentence: not speaks_of_genes(sentence), told))
         while told and sum(map(len, told)) > _MAX_DEFINITION:
             told = told[:-1]
         if not told:
@@ -142,7 +159,6 @@ class Definitions:
         # The first paragraph says what the cell is.
         paragraph = beginnings[0 if rng.random() < 0.6 else int(rng.integers(len(beginnings)))]
         told = paragraph[: int(rng.integers(1, 5))]
-        # "It expresses genes such as FOXP3" is true of the type, and would be read as said of this cell.
         told = list(takewhile(lambda sentence: not speaks_of_genes(sentence), told))
         while len(told) > 1 and sum(map(len, told)) > _MAX_DESCRIPTION:
             told = told[:-1]
@@ -161,7 +177,7 @@ class Definitions:
             `str | None`: The sentence, where there is a definition of a length that is worth telling.
         """
         definition = "".join(self._defining(term_id)[:1])
-        if not _MIN_DEFINITION <= len(definition) <= _MAX_DEFINITION:
+        if not _MIN_DEFINITION <= len(definition) <= _MAX_DEFINITION or speaks_of_genes(definition):
             return None
         if definition.casefold().startswith(
             (f"{name} is ".casefold(), f"{name} (".casefold(), f"{subject} is ".casefold())
@@ -203,17 +219,41 @@ def as_sentence(definition: str, subject: str) -> str:
     """
     Turns the first sentence of a definition into one with a subject.
 
-    "A lymphocyte that ..." becomes "It is a lymphocyte that ..."; what is a sentence already, speaks of
-    many cells or starts without an article keeps its form.
+    "A lymphocyte that ..." becomes "It is a lymphocyte that ...", "Neuron of the cerebellum." "It is a neuron of the
+    cerebellum.", and "Epithelial cells derived from ..." "Such cells are epithelial cells derived from ..."; what is a
+    sentence already keeps its form.
+
+    Args:
+        definition (`str`): The sentence, with its full stop.
+        subject (`str`): Such as "It" or "A B cell".
     """
-    phrase = re.match(r"(?:An?|Any|A\(n\)) (?P<rest>.*)$", definition, re.DOTALL)
+    phrase = re.match(r"(?:[Aa]n?|Any|A\(n\)) (?P<rest>.*)$", definition, re.DOTALL)
     if phrase is None:
-        return capitalised(definition)
+        return _completed(definition, subject)
     # The article is put anew: some definitions have the wrong one.
     noun_phrase = with_article(phrase.group("rest"))
     if _has_main_verb(definition) or re.match("(?:class|group|population)s? of", phrase.group("rest")):
         return capitalised(noun_phrase)
     return f"{subject} is {noun_phrase}"
+
+
+def _completed(definition: str, subject: str) -> str:
+    """A definition without an article, made a sentence if it is none."""
+    if definition.startswith("One of "):
+        return f"{subject} is o{definition[1:]}"
+    is_the = definition.startswith("The ")
+    phrase = definition.removeprefix("The ")
+    found = _HEAD.match(phrase)
+    if is_the and not _has_main_verb(definition) and not phrase.startswith("set of"):
+        return f"{subject} is {'one of ' if found and found['plural'] else ''}the {phrase}"
+    if is_the or found is None:
+        return capitalised(definition)
+    lowered = phrase if _PROPER_START.match(phrase) else phrase[0].lower() + phrase[1:]
+    if found["plural"]:
+        return f"Such cells are {lowered}" if _FRAGMENT.match(found["rest"]) else capitalised(definition)
+    if _FRAGMENT.match(found["rest"]):
+        return f"{subject} is {with_article(lowered)}"
+    return capitalised(with_article(lowered)) if found["rest"].startswith(" is ") else capitalised(definition)
 
 
 def _has_main_verb(definition: str) -> bool:

@@ -14,6 +14,11 @@ _YOU_SOUND = re.compile(r"(?:uni|ure|uro|ute|use|usu|eu|one\b|once)", re.IGNOREC
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|cf|vs|approx|resp|et al|Jr|Fig|spp|sp|ca)|\b[A-Z])\.$")
 _GENE_WORD = re.compile(r"\b(?:genes|transcripts)\b", re.IGNORECASE)
 
+# "cells of the the kidney". "had had" may be meant.
+_DOUBLED_WORD = re.compile(
+    r"\b(a|an|and|are|by|for|from|in|is|of|on|or|that|the|to|which|with) \1\b(?!-)", re.IGNORECASE
+)
+
 _HEAD_NOUN = re.compile(
     r"(?P<head>.*?)(?P<rest>(?: (?:of|in|from|with|on|that) .*| \(.*|(?<=cell|cyte|last|phil|hage|uron), .*)?)$"
 )
@@ -78,6 +83,12 @@ def lower_words(text: str, proper_nouns: frozenset[str] = frozenset()) -> str:
         return word if word in proper_nouns else word.lower()
 
     return re.sub(r"(?<![\w+])[A-Z][a-z]{2,}(?![\w+])", lower, text)
+
+
+def tidy(text: str) -> str:
+    """Puts running text on one line and mends slips of the pen: doubled words and stops, spaces before commas."""
+    text = _DOUBLED_WORD.sub(r"\1", " ".join(text.replace("\u200b", "").split()))
+    return re.sub(r"(?<!\.)\.\.(?!\.)", ".", re.sub(r" +(?=[.,;:](?:\s|$))", "", text))
 
 
 def speaks_of_genes(sentence: str) -> bool:

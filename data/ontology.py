@@ -2,7 +2,7 @@
 
 Knows the Cell Ontology (CL), UBERON (tissues), MONDO (diseases) and EFO (assays), and the names of what else CELLxGENE
 writes as ids: stages (HsapDv, MmusDv), sexes (PATO), ethnicities (HANCESTRO) and species (NCBITaxon). Must not import
-torch, transformers or anything of this package but `author_labels`.
+torch, transformers or anything of this package but `author_labels` and `grammar`.
 """
 
 import re
@@ -12,6 +12,7 @@ from importlib.metadata import version as package_version
 from cellxgene_ontology_guide.supported_versions import CXGSchema
 
 from .author_labels import BLOOD_LABELS
+from .grammar import tidy
 
 ONTOLOGIES = ("CL", "UBERON", "MONDO", "EFO")
 # Prefix of an id -> ontology that holds its term.
@@ -20,12 +21,10 @@ _FILED_UNDER = {name: name for name in (*ONTOLOGIES, "HsapDv", "MmusDv", "PATO",
 }
 
 _CITATION = re.compile(
-    r"\s*(?:\[[^\]]*\]|\((?:[^()]*\b(?:19|20)\d\d[a-z]?\b[^()]*|(?:PMID|DOI|Ref)\b[^()]*|https?:[^()]*)\))",
+    r"\s*(?:\[[^\]]*\]|\((?:[^()]*\b(?:19|20)\d\d[a-z]?\b[^()]*|(?:PMID|DOI|Ref)\b[^()]*|[A-Z]{2,}:\d{4,}|https?:[^()]*)\))",
     re.IGNORECASE,
 )
 _GREEK = str.maketrans({"α": "alpha ", "β": "beta ", "γ": "gamma ", "δ": "delta "})
-# "cells of the the kidney": slips of the pen in definitions. "that that" and "had had" may be meant.
-_DOUBLED_WORD = re.compile(r"\b(a|an|and|are|by|for|from|in|is|of|on|or|the|to|with) \1\b", re.IGNORECASE)
 # Synonyms that read badly in running text.
 _AWKWARD_SYNONYM = re.compile(r"[()\[\]{};:\"|]|\bobsolete\b|.{61}", re.IGNORECASE)
 _PLURAL_WORD = re.compile(r"\b(\w*(?:cell|cyte|blast|phil|phage|neuron|platelet))s\b")
@@ -117,7 +116,7 @@ class Ontology:
         text = self._term(self.current(term_id)).get("description")
         if not text:
             return None
-        return _DOUBLED_WORD.sub(r"\1", " ".join(_CITATION.sub("", text).split())) or None
+        return tidy(_CITATION.sub("", text)) or None
 
     def definitions(self, ontology: str = "CL") -> list[str]:
         """Returns the definitions of all current terms of an ontology, in the order of their ids."""

@@ -16,6 +16,16 @@ from .naming import Kinship, TypeNames
 from .origin import SPECIES, age, is_healthy, stage
 from .templates import pick
 
+_LINEAGE_QUESTIONS = (
+    "<cell> Which lineage does this cell belong to?",
+    "<cell> Name the lineage of this cell.",
+    "To which family of cells does this one belong? <cell>",
+)
+_WIDE_QUESTIONS = (
+    "<cell> What broad class of cell is this?",
+    "<cell> Which of the large classes of cells is this cell of?",
+    "Name the broadest class that this cell belongs to: <cell>",
+)
 Exchange = tuple[str, str] | None
 
 
@@ -91,23 +101,16 @@ class Questioner:
         return question, pick(rng, ("Yes.", longer))
 
     def lineage(self, facts: CellFacts, rng: np.random.Generator) -> Exchange:
-        """Which broad class the cell belongs to."""
+        """Which lineage, or which class at large, the cell belongs to."""
         if facts.cell_type_id is None:
             return None
         own, _ = self.kinship.sides(facts.cell_type_id)
         broader = [i for i in own if i != self.ontology.current(facts.cell_type_id)]
         if not broader:
             return None
-        name = self.ontology.label(pick(rng, broader))
-        question = pick(
-            rng,
-            (
-                "<cell> Which lineage does this cell belong to?",
-                "<cell> What broad class of cell is this?",
-                "To which large family of cells does this one belong? <cell>",
-                "<cell> Name the lineage of this cell.",
-            ),
-        )
+        wide = rng.random() < 0.5
+        name = self.ontology.label((max if wide else min)(broader, key=self.ontology.num_kinds))
+        question = pick(rng, _WIDE_QUESTIONS if wide else _LINEAGE_QUESTIONS)
         noun = self.names.of(facts)[0]
         answers = (f"It belongs to the {plural(name)}.", f"It is {with_article(name)}.")
         return question, pick(rng, (*answers, f"{capitalised(with_article(noun))} is {with_article(name)}."))
