@@ -195,7 +195,7 @@ class Definitions:
 
     def _defining(self, term_id: str) -> list[str]:
         if term_id not in self._sentences:
-            told = sentences(self.ontology.definition(term_id) or "")
+            told = [text.rstrip(" ;,:") for text in sentences(self.ontology.definition(term_id) or "")]
             self._sentences[term_id] = [text if text.endswith((".", "!", "?")) else f"{text}." for text in told]
         return self._sentences[term_id]
 

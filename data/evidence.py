@@ -65,9 +65,11 @@ class CellGenes:
     def enriched(self, symbols: Iterable[str]) -> list[str]:
         """Returns those of `symbols` that the cell expresses clearly more than is usual."""
         names, places, found = self._look_up(symbols, self.gene_ids)
-        shares = self.counts[places] / self.counts.sum() if len(self.counts) else np.zeros(len(places))
-        usual = self.background.profile[[self.background.id_of[name] for name in names]] if names else np.zeros(0)
-        return [name for name, keep in zip(names, found & (shares > _ENRICHMENT * usual), strict=True) if keep]
+        if not found.any():
+            return []
+        usual = self.background.profile[[self.background.id_of[name] for name in names]]
+        found &= self.counts[places] / self.counts.sum() > _ENRICHMENT * usual
+        return [name for name, keep in zip(names, found, strict=True) if keep]
 
     def detected(self, symbols: Iterable[str]) -> list[str]:
         """Returns those of `symbols` of which the cell has a molecule."""
@@ -94,7 +96,7 @@ class CellGenes:
         names = [symbol for symbol in dict.fromkeys(symbols) if symbol in id_of]
         ids = np.array([id_of[name] for name in names], dtype=np.int64)
         if not len(among):
-            return names, np.zeros(0, dtype=np.int64), np.zeros(len(names), dtype=bool)
+            return names, np.zeros(len(names), dtype=np.int64), np.zeros(len(names), dtype=bool)
         places = np.minimum(np.searchsorted(among, ids), len(among) - 1)
         return names, places, among[places] == ids
 

@@ -39,6 +39,23 @@ FACT_COLUMNS = {
 }
 # Columns whose term is kept beside its name, since texts may define it.
 _ID_FIELDS = {"tissue": "tissue_id", "disease": "disease_id", "assay": "assay_id"}
+# The species of CELLxGENE; the taxonomy that names them all takes half a minute to read.
+_ORGANISMS = {
+    "NCBITaxon:6239": "Caenorhabditis elegans",
+    "NCBITaxon:7227": "Drosophila melanogaster",
+    "NCBITaxon:7955": "Danio rerio",
+    "NCBITaxon:9483": "Callithrix jacchus",
+    "NCBITaxon:9541": "Macaca fascicularis",
+    "NCBITaxon:9544": "Macaca mulatta",
+    "NCBITaxon:9595": "Gorilla gorilla gorilla",
+    "NCBITaxon:9598": "Pan troglodytes",
+    "NCBITaxon:9606": "Homo sapiens",
+    "NCBITaxon:9823": "Sus scrofa",
+    "NCBITaxon:9986": "Oryctolagus cuniculus",
+    "NCBITaxon:10090": "Mus musculus",
+    "NCBITaxon:10116": "Rattus norvegicus",
+    "NCBITaxon:30608": "Microcebus murinus",
+}
 _TISSUE_TYPE = "tissue_type"
 # What stands behind an organ's name where the cells are of no such organ.
 _GROWN = {
@@ -129,6 +146,7 @@ class CellFacts:
         fields["sex"] = _SEXES.get((fields["sex"] or "").casefold())
         condition = fields["condition"]
         fields["condition"] = _CONDITIONS.get((condition or "").casefold(), condition)
+        fields["organism"] = fields["organism"] or _ORGANISMS.get(str(obs.get(_id_column("organism"))))
         grown = _GROWN.get(str(obs.get(_TISSUE_TYPE)).casefold())
         if grown and fields["tissue"]:
             fields["tissue"], fields["tissue_id"] = f"{fields['tissue']} {grown}", None

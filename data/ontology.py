@@ -1,8 +1,8 @@
 """Names, definitions and ancestry of ontology terms, read offline from the package cellxgene-ontology-guide.
 
 Knows the Cell Ontology (CL), UBERON (tissues), MONDO (diseases) and EFO (assays), and the names of what else CELLxGENE
-writes as ids: stages (HsapDv, MmusDv), sexes (PATO), ethnicities (HANCESTRO) and species (NCBITaxon). Must not import
-torch, transformers or anything of this package but `author_labels` and `grammar`.
+writes as ids: stages (HsapDv, MmusDv), sexes (PATO) and ethnicities (HANCESTRO). Must not import torch,
+transformers or anything of this package but `author_labels` and `grammar`.
 """
 
 import re
@@ -16,9 +16,7 @@ from .grammar import tidy
 
 ONTOLOGIES = ("CL", "UBERON", "MONDO", "EFO")
 # Prefix of an id -> ontology that holds its term.
-_FILED_UNDER = {name: name for name in (*ONTOLOGIES, "HsapDv", "MmusDv", "PATO", "HANCESTRO", "NCBITaxon")} | {
-    "AfPO": "HANCESTRO"
-}
+_FILED_UNDER = {name: name for name in (*ONTOLOGIES, "HsapDv", "MmusDv", "PATO", "HANCESTRO")} | {"AfPO": "HANCESTRO"}
 
 _CITATION = re.compile(
     r"\s*(?:\[[^\]]*\]|\((?:[^()]*\b(?:19|20)\d\d[a-z]?\b[^()]*|(?:PMID|DOI|Ref)\b[^()]*|[A-Z]{2,}:\d{4,}|https?:[^()]*)\))",
@@ -150,10 +148,9 @@ class Ontology:
         return sorted(ancestor_id for ancestor_id, distance in above.items() if distance == 1)
 
     def line_of_descent(self, term_id: str) -> list[str]:
-        """Returns a term and every term above it, the nearest first, in the order of their ids where equally near."""
+        """Returns a term and every term above it, each before what lies above it, the one with fewer kinds first."""
         current_id = self.current(term_id)
-        above: dict[str, int] = self._term(current_id)["ancestors"]
-        return [current_id, *sorted(above, key=lambda ancestor_id: (above[ancestor_id], ancestor_id))]
+        return [current_id, *sorted(self.ancestors(current_id), key=lambda i: (self.num_kinds(i), i))]
 
     def num_kinds(self, term_id: str) -> int:
         """Returns how many current terms lie below a term, itself included: small where a term says much."""
