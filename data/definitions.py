@@ -232,8 +232,10 @@ def as_sentence(definition: str, subject: str) -> str:
         return _completed(definition, subject)
     # The article is put anew: some definitions have the wrong one.
     noun_phrase = with_article(phrase.group("rest"))
-    if _has_main_verb(definition) or re.match("(?:class|group|population)s? of", phrase.group("rest")):
+    if _has_main_verb(definition):
         return capitalised(noun_phrase)
+    if re.match("(?:class|group|population)s? of", phrase.group("rest")):
+        return f"Such cells are {noun_phrase}"
     return f"{subject} is {noun_phrase}"
 
 

@@ -65,8 +65,10 @@ class TypeNames:
             return []
         if facts.cell_type_id not in self._synonyms:
             names = self.ontology.synonyms(facts.cell_type_id)
-            # "OLs" and "T-lymphocytes" take no article.
-            self._synonyms[facts.cell_type_id] = [name for name in names if not re.search(r"[^aisu]s$", name)]
+            # Not "OLs" or "astrocytic glia", which fit no article or have no plural.
+            self._synonyms[facts.cell_type_id] = [
+                name for name in names if _CELL_NOUN.search(name) or re.fullmatch(r"[A-Z][\w-]{1,7}(?<!s)", name)
+            ]
         return self._synonyms[facts.cell_type_id]
 
     def mentioned(self, text: str, labels: Sequence[str]) -> str | None:

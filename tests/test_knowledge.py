@@ -312,7 +312,7 @@ def test_exclusive_types_have_no_kind_in_common(ontology):
     raw = {i: term for i, term in ontology._schema.ontology("CL").items() if not term["deprecated"]}
     rng = np.random.default_rng(0)
     found = set()
-    ids = [*rng.choice(sorted(raw), 60, replace=False), "CL:0000084", "CL:0000236", "CL:0000542"]
+    ids = [*rng.choice(sorted(raw), 25, replace=False), "CL:0000084", "CL:0000236", "CL:0000542"]
     for one in ids:
         for other in ids:
             common = any({one, other} <= {i, *term["ancestors"]} for i, term in raw.items())
