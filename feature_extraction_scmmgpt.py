@@ -402,8 +402,8 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
 
         Raises:
             `ValueError`: when too few genes match, or they are those of a species without orthologs in the vocabulary,
-            or surface proteins; when the values are not raw counts, or, unless `keep_empty_cells`, a cell has no counts
-            of matched genes.
+            or surface proteins; when the values are not raw counts, or, unless `keep_empty_cells`, a cell has no
+            counts of matched genes.
         """
         if hasattr(cells, "panel") and hasattr(cells, "indptr"):
             if gene_names is not None or layer is not None:

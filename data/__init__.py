@@ -2,7 +2,7 @@
 
 from .batching import cut_batches
 from .blocks import CellBlock
-from .captions import CaptionWriter, named_genes, prompts
+from .captions import CaptionWriter, named_genes
 from .collator import ScMMGPTDataCollator
 from .dataset import CellBatch, CellDataset
 from .facts import CellFacts, read_facts
@@ -14,6 +14,7 @@ from .shards import ShardSource
 from .sources import AnnDataSource, CellSource, H5adSource, MixedSource
 from .splits import SplitManifest, assert_no_leakage, split_cells
 from .stream import CellStream, StreamLoader
+from .templates import prompts
 from .tokenizer import train_tokenizer
 
 __all__ = [
