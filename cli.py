@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=0)
     generate.set_defaults(run=_generate, extra="data")
 
-    data = commands.add_parser("data", help="corpora of cells").add_subparsers(required=True, metavar="task")
+    data = commands.add_parser("data", help="gene vocabularies, and corpora of cells")
+    data = data.add_subparsers(required=True, metavar="command")
+    _add_genes(data)
     _add_build(data)
     verify = data.add_parser("verify", help="check every file of a corpus against its manifest")
     verify.add_argument("corpus", help="folder of a corpus")
@@ -107,6 +109,19 @@ def _add_build(data: argparse._SubParsersAction) -> None:
     build.add_argument("--workers", type=int, default=1, help="processes")
     build.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster to work on instead")
     build.set_defaults(run=_build_data, extra="data")
+
+
+def _add_genes(data: argparse._SubParsersAction) -> None:
+    genes = data.add_parser("genes", help="a gene vocabulary with all names of its genes, from tables")
+    genes.add_argument("--table", help="genes: symbols and, if there, Ensembl ids, biotypes, aliases (GENCODE, HGNC)")
+    genes.add_argument("--aliases", help="another table of the same genes, which adds its names (HGNC)")
+    genes.add_argument("--vocab", help="vocab.json of scGPT, whose ids are kept; --table adds names to its genes")
+    genes.add_argument("--orthologs", nargs="+", default=[], help="pairs of genes: human_symbol, mouse_symbol, ...")
+    genes.add_argument("--ortholog-tables", nargs="+", default=[], help="genes of the other species: adds Ensembl ids")
+    genes.add_argument("--biotypes", nargs="+", help="or all; those of Cell Ranger's references when absent")
+    genes.add_argument("--max-genes", type=int, default=1200, help="most tokens of a cell")
+    genes.add_argument("--output", required=True, help="folder to write the feature extractor into")
+    genes.set_defaults(run=_data_genes, extra="data")
 
 
 def _add_cells(command: argparse.ArgumentParser) -> None:
@@ -148,6 +163,31 @@ def _pretrain(options: argparse.Namespace) -> None:
     recipe.output_dir = options.output_dir or recipe.output_dir
     recipe.data.layer = options.layer or recipe.data.layer
     print(f"The model is in {pretrain(recipe, resume=options.resume)}/.")
+
+
+def _data_genes(options: argparse.Namespace) -> None:
+    from .data import add_aliases, genes
+
+    if options.aliases and not options.table:
+        raise ValueError("--aliases adds names to the genes of --table, which is missing.")
+    if options.biotypes and options.vocab:
+        raise ValueError("--biotypes chooses genes of --table, but --vocab has chosen them. Drop one of the two.")
+    table = genes.read_gene_table(options.table) if options.table else None
+    if options.aliases:
+        table = add_aliases(table, genes.read_gene_table(options.aliases))
+    settings = {"max_genes": options.max_genes}
+    if options.biotypes:
+        settings["biotypes"] = None if options.biotypes == ["all"] else options.biotypes
+    if options.vocab:
+        settings |= {"vocab": genes.read_scgpt_vocab(options.vocab), "value_encoding": "binned"}
+    tables = [genes.read_gene_table(path) for path in options.ortholog_tables]
+    extractor = genes.make_feature_extractor(table, orthologs=options.orthologs, ortholog_genes=tables, **settings)
+    extractor.save_pretrained(options.output)
+    print(f"{len(extractor.gene_token_ids)} genes, {sum(map(bool, extractor.ensembl_ids))} with an Ensembl id.")
+    print(f"{len(extractor.aliases)} with other names.")
+    for species, names in extractor.orthologs.items():
+        print(f"{len(names)} with orthologs in {species}.")
+    print(f"The feature extractor is in {options.output}/.")
 
 
 def _annotate(options: argparse.Namespace) -> None:
