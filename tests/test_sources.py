@@ -100,6 +100,7 @@ def test_shards_give_the_cells_that_were_written(adata, corpus):
     assert_cells_of(source, adata)
     assert_cells_of(pickle.loads(pickle.dumps(source)), adata)  # as spawned workers get it
     assert source.extractor.vocab[:60] == GENES
+    assert {fact.cell_type for fact in source.facts} == set(adata.obs["cell_type"])
     with pytest.raises(ValueError, match=r"`column` is 'donor_id', but the shards have"):
         source.labels("donor_id")
 
