@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import scipy.sparse as sp
 
-from ..feature_extraction_scmmgpt import ENSEMBL_ID, NAME_COLUMNS
+from ..genes_scmmgpt import ENSEMBL_ID, NAME_COLUMNS
 from .ontology import Ontology
 
 # Values kept with three decimals or in float16 are off by up to two parts in a thousand.

@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from ..processing_scmmgpt import ScMMGPTFeatureExtractor
 from .blocks import CellBlock
+from .corpus.layout import FACTS, MANIFEST, PANELS, PROCESSOR
 from .facts import CellFacts
 
-MANIFEST = "manifest.json"
 _COLUMNS = ("cell_id", "gene_ids", "counts", "panel_id", "facts_id")
 
 
@@ -46,10 +46,10 @@ class ShardSource:
                 f"`folder`: {self.folder} has no {MANIFEST}, so it is no finished corpus. Make or finish one with "
                 f"`scmmgpt data build SOURCE... {self.folder}`."
             )
-        self.extractor = ScMMGPTFeatureExtractor.from_pretrained(self.folder / "processor")
+        self.extractor = ScMMGPTFeatureExtractor.from_pretrained(self.folder / PROCESSOR)
         self.vocab = self.extractor.vocab
-        facts = [CellFacts(**row) for row in self._table("facts.parquet").to_pylist()]
-        panels = self._table("panels.parquet")["gene_ids"]
+        facts = [CellFacts(**row) for row in self._table(FACTS).to_pylist()]
+        panels = self._table(PANELS)["gene_ids"]
         self.panels = [np.asarray(panel.values, dtype=np.int64) for panel in panels]
         self._shards = self._find_shards()
         surveys = [self._survey(path) for path in tqdm(self._shards, "opening shards", leave=False, delay=2)]
@@ -60,7 +60,7 @@ class ShardSource:
         # The table is of all splits; what is known of test cells is no business of training.
         used = np.unique(np.concatenate([facts_ids for _, facts_ids in surveys]))
         if used[-1] >= len(facts):
-            raise self._damaged(self.folder / "facts.parquet", f"it has {len(facts)} rows, and cells name {used[-1]}")
+            raise self._damaged(self.folder / FACTS, f"it has {len(facts)} rows, and cells name {used[-1]}")
         self.facts = [facts[i] for i in used]
         self._row_of_facts_id = np.searchsorted(used, np.arange(len(facts))).astype(np.int32)
 
@@ -159,4 +159,4 @@ def _ragged(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     return limits - limits[0], lists.values.to_numpy()[limits[0] : limits[-1]]
 
 
-__all__ = ["MANIFEST", "ShardSource", "is_corpus"]
+__all__ = ["ShardSource", "is_corpus"]

@@ -23,11 +23,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..configuration_scmmgpt import ScMMGPTConfig
 from ..data import CaptionWriter, CellFacts, CellStream, Ontology, train_tokenizer
 from ..data.collator import ScMMGPTDataCollator
+from ..data.definitions import read_descriptions
+from ..data.markers import MarkerTable
 from ..model_card import render_model_card
 from ..modeling_scmmgpt import ScMMGPTForConditionalGeneration
 from ..processing_scmmgpt import ScMMGPTProcessor
 from .cells import TrainingCells, open_cells
-from .recipe import DEFAULT_VOCAB_SIZE, FIXED_ARGUMENTS, Recipe, StageRecipe, TextRecipe
+from .recipe import DEFAULT_VOCAB_SIZE, FIXED_ARGUMENTS, Recipe, StageRecipe, TextRecipe, WordsRecipe
 from .record import record_run
 from .trainer import EpochCallback, ModelCardCallback, ScMMGPTTrainer, StreamCallback, check_modules
 
@@ -67,7 +69,7 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
         training_arguments(stage, output_dir, recipe.seed)  # an impossible setting is found before hours of training
     set_seed(recipe.seed)
     ontology = Ontology()
-    writer = CaptionWriter(ontology)
+    writer = build_writer(recipe.words, ontology)
     cells = open_cells(recipe.data, ontology, recipe.seed, sources)
     processor = build_processor(recipe, cells, writer)
     model = build_model(recipe, processor, cells.profile, cells.typical_value)
@@ -91,10 +93,21 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
     return output_dir / "model"
 
 
+def build_writer(recipe: WordsRecipe, ontology: Ontology) -> CaptionWriter:
+    """The writer of all texts, with the tables that the recipe names."""
+    return CaptionWriter(
+        ontology,
+        recipe.wording,
+        descriptions=read_descriptions(recipe.descriptions, ontology),
+        markers=MarkerTable.read(recipe.markers, ontology) if recipe.markers else None,
+    )
+
+
 def build_processor(recipe: Recipe, cells: TrainingCells, writer: CaptionWriter) -> ScMMGPTProcessor:
     """The gene vocabulary of the cells and the tokenizer of the text model, in one processor."""
     symbols = [gene for gene in cells.extractor.vocab if not gene.startswith("<")]
-    tokenizer = build_tokenizer(recipe.text, cells.facts, symbols, writer, recipe.seed)
+    tasks = {task for stage in recipe.stages for task in stage.collator.get("tasks", ())}
+    tokenizer = build_tokenizer(recipe.text, cells.facts, symbols, writer, recipe.seed, sorted(tasks))
     num_cell_tokens = recipe.model.get("num_cell_tokens", ScMMGPTConfig.num_cell_tokens)
     return ScMMGPTProcessor(cells.extractor, tokenizer, num_cell_tokens=num_cell_tokens)
 
@@ -105,8 +118,12 @@ def build_tokenizer(
     symbols: Sequence[str],
     writer: CaptionWriter,
     seed: int,
+    tasks: Sequence[str] = (),
 ) -> PreTrainedTokenizerBase:
-    """The pretrained model's tokenizer with a `<cell>` token, or one trained on captions and the Cell Ontology."""
+    """
+    The pretrained model's tokenizer with a `<cell>` token, or one trained on captions, the Cell Ontology and what is
+    said in further `tasks`.
+    """
     if recipe.pretrained is not None:
         # Left, or prompts of unequal length would be continued after padding; as an argument, or it is not saved.
         tokenizer = AutoTokenizer.from_pretrained(recipe.pretrained, padding_side="left")
@@ -115,11 +132,14 @@ def build_tokenizer(
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
     rng = np.random.default_rng(seed)
-    texts = list(writer.ontology.definitions("CL"))
-    for fact in sorted(facts, key=repr):
+    texts = [*writer.ontology.definitions("CL"), *writer.definitions.texts()]
+    distinct = sorted(facts, key=repr)
+    for fact in distinct:
         for _ in range(CAPTIONS_PER_FACTS):
             genes = rng.choice(symbols, size=min(5, len(symbols)), replace=False)
             texts += [writer.condition(fact, rng), writer.describe(fact, rng, top_genes=list(genes))]
+            for task in (task for task in tasks if task not in ("annotate", "describe")):
+                texts += writer.conversation(fact, rng, tasks={task: 1.0}, others=distinct)
     longest = recipe.config.get("max_position_embeddings", 2048)
     return train_tokenizer(texts, recipe.vocab_size or DEFAULT_VOCAB_SIZE, model_max_length=longest)
 

@@ -13,8 +13,10 @@ import yaml
 from transformers import CONFIG_MAPPING, Blip2QFormerConfig, TrainingArguments
 
 from ..configuration_scmmgpt import ScMMGPTCellConfig, ScMMGPTConfig
+from ..data.captions import check_tasks
 from ..data.collator import LOSSES, ScMMGPTDataCollator
 from ..data.shards import is_corpus
+from ..data.templates import WORDINGS
 
 # What training decides itself, so that a recipe cannot.
 _FIXED_COLLATOR_OPTIONS = ("processor", "writer", "profile", "losses")
@@ -99,6 +101,34 @@ class TextRecipe:
 
 
 @dataclass
+class WordsRecipe:
+    """
+    What texts are made of.
+
+    Args:
+        wording (`str`): `plain`, few forms, which a small model learns in minutes; or `varied`, which adds
+            paraphrases, requests and alternative names.
+        descriptions (`list[str]`): CSV tables of longer descriptions of cell types; see [`read_descriptions`].
+        markers (`list[str]`): CSV tables of marker genes; see [`MarkerTable.read`].
+    """
+
+    wording: str = "plain"
+    descriptions: list[str] = field(default_factory=list)
+    markers: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.wording not in WORDINGS:
+            raise ValueError(f"`words.wording` is {self.wording!r}, expected one of {sorted(WORDINGS)}.")
+        for name in ("descriptions", "markers"):
+            paths = getattr(self, name)
+            if not isinstance(paths, list):
+                raise ValueError(f"`words.{name}` is {paths!r}; expected a list of paths.")
+            missing = [path for path in paths if not Path(path).is_file()]
+            if missing:
+                raise ValueError(f"`words.{name}` names {missing}, which are no files; give the paths of CSV tables.")
+
+
+@dataclass
 class StageRecipe:
     """
     One stage of training.
@@ -127,8 +157,10 @@ class StageRecipe:
                 raise ValueError(f"`losses` {where} gives {name} the weight {weight!r}; expected a number, 0 or more.")
         if not isinstance(self.modules, list) or not self.modules:
             raise ValueError(f"`modules` {where} is {self.modules!r}; expected a list of parts of the model.")
-        options = {entry.name for entry in fields(ScMMGPTDataCollator)} - set(_FIXED_COLLATOR_OPTIONS)
+        options = {entry.name for entry in fields(ScMMGPTDataCollator) if entry.init} - set(_FIXED_COLLATOR_OPTIONS)
         _check_known(f"collator {where}", self.collator, options)
+        if "tasks" in self.collator:
+            check_tasks(self.collator["tasks"])
         options = {entry.name for entry in fields(TrainingArguments)}
         evaluation = {name for name in options if "eval" in name} | set(_EVALUATION_ARGUMENTS)
         if evaluation & set(self.arguments):
@@ -148,6 +180,7 @@ class Recipe:
         output_dir (`str`): receives the stages, their checkpoints and the final model.
         data (`DataRecipe`): the cells.
         text (`TextRecipe`): the text model.
+        words (`WordsRecipe`): what texts are made of.
         model (`dict`): fields of [`ScMMGPTConfig`] other than the text model and the vocabularies.
         stages (`list[StageRecipe]`): run in order.
         seed (`int`): of everything that is drawn.
@@ -161,6 +194,7 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     name: str = "model"
+    words: WordsRecipe = field(default_factory=WordsRecipe)
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -199,6 +233,7 @@ class Recipe:
         values = {"name": path.stem} | _checked(cls, values, str(path))
         values["data"] = DataRecipe(**_checked(DataRecipe, values.get("data"), "data"))
         values["text"] = TextRecipe(**_checked(TextRecipe, values.get("text") or {}, "text"))
+        values["words"] = WordsRecipe(**_checked(WordsRecipe, values.get("words") or {}, "words"))
         if not isinstance(values["stages"], list):
             raise ValueError(f"`stages` of the recipe is {values['stages']!r}; expected a list of stages.")
         values["stages"] = [StageRecipe(**_checked(StageRecipe, stage, "stages")) for stage in values["stages"]]
@@ -245,4 +280,4 @@ def _is_number(text: str) -> bool:
     return True
 
 
-__all__ = ["DataRecipe", "Recipe", "StageRecipe", "TextRecipe"]
+__all__ = ["DataRecipe", "Recipe", "StageRecipe", "TextRecipe", "WordsRecipe"]

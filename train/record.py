@@ -35,7 +35,7 @@ def record_run(
         ValueError: when the run in the folder is of another recipe, other cells or another vocabulary.
     """
     folder = Path(recipe.output_dir)
-    wanted = {RECIPE: asdict(recipe), HASHES: _hashes(processor) | hashes}
+    wanted = {RECIPE: asdict(recipe), HASHES: _hashes(recipe, processor) | hashes}
     if not (folder / "stages").exists():
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in wanted.items():
@@ -60,11 +60,12 @@ def record_run(
         )
 
 
-def _hashes(processor: ScMMGPTProcessor) -> dict[str, str]:
+def _hashes(recipe: Recipe, processor: ScMMGPTProcessor) -> dict[str, str]:
     extractor = processor.feature_extractor
     vocabulary = json.dumps([extractor.vocab, extractor.ensembl_ids]).encode()
     tokenizer = json.dumps(sorted(processor.tokenizer.get_vocab().items())).encode()
-    return {"gene_vocabulary": sha256(vocabulary), "tokenizer": sha256(tokenizer)}
+    words = [Path(path).read_bytes() for path in (*recipe.words.descriptions, *recipe.words.markers)]
+    return {"gene_vocabulary": sha256(vocabulary), "tokenizer": sha256(tokenizer), "words": sha256(*words)}
 
 
 def sha256(*parts: bytes) -> str:
