@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from ..processing_scmmgpt import ScMMGPTFeatureExtractor
 from .blocks import CellBlock
+from .corpus.layout import FACTS, MANIFEST, PANELS, PROCESSOR
 from .facts import CellFacts
 
-MANIFEST = "manifest.json"
 _COLUMNS = ("cell_id", "gene_ids", "counts", "panel_id", "facts_id")
 
 
@@ -32,6 +32,7 @@ class ShardSource:
 
     Attributes:
         extractor (`ScMMGPTFeatureExtractor`): the gene vocabulary of the corpus.
+        facts (`list[CellFacts]`): the distinct facts of the cells of this split.
 
     Raises:
         ValueError: when the folder is no corpus, is unfinished, has no cells of this split, or a file is missing, of
@@ -45,16 +46,23 @@ class ShardSource:
                 f"`folder`: {self.folder} has no {MANIFEST}, so it is no finished corpus. Make or finish one with "
                 f"`scmmgpt data build SOURCE... {self.folder}`."
             )
-        self.extractor = ScMMGPTFeatureExtractor.from_pretrained(self.folder / "processor")
+        self.extractor = ScMMGPTFeatureExtractor.from_pretrained(self.folder / PROCESSOR)
         self.vocab = self.extractor.vocab
-        self.facts = [CellFacts(**row) for row in self._table("facts.parquet").to_pylist()]
-        panels = self._table("panels.parquet")["gene_ids"]
+        facts = [CellFacts(**row) for row in self._table(FACTS).to_pylist()]
+        panels = self._table(PANELS)["gene_ids"]
         self.panels = [np.asarray(panel.values, dtype=np.int64) for panel in panels]
         self._shards = self._find_shards()
-        groups = [self._group_sizes(path) for path in tqdm(self._shards, "opening shards", leave=False, delay=2)]
+        surveys = [self._survey(path) for path in tqdm(self._shards, "opening shards", leave=False, delay=2)]
+        groups = [sizes for sizes, _ in surveys]
         self._shard_of_unit = np.repeat(np.arange(len(groups)), [len(sizes) for sizes in groups])
         self._first_unit = np.cumsum([0, *(len(sizes) for sizes in groups)])
         self.unit_sizes = np.concatenate(groups)
+        # The table is of all splits; what is known of test cells is no business of training.
+        used = np.unique(np.concatenate([facts_ids for _, facts_ids in surveys]))
+        if used[-1] >= len(facts):
+            raise self._damaged(self.folder / FACTS, f"it has {len(facts)} rows, and cells name {used[-1]}")
+        self.facts = [facts[i] for i in used]
+        self._row_of_facts_id = np.searchsorted(used, np.arange(len(facts))).astype(np.int32)
 
     def _find_shards(self) -> list[Path]:
         """The files of the split, as the manifest lists them."""
@@ -90,13 +98,15 @@ class ShardSource:
         with self._reading(self.folder / name) as file:
             return file.read()
 
-    def _group_sizes(self, path: Path) -> np.ndarray:
+    def _survey(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Cells of each row group, and the distinct ids of facts."""
         with self._reading(path) as file:
             missing = sorted(set(_COLUMNS) - set(file.schema_arrow.names))
             if missing:
                 raise self._damaged(path, f"it has no columns {missing}")
             groups = range(file.num_row_groups)
-            return np.array([file.metadata.row_group(group).num_rows for group in groups], dtype=np.int64)
+            sizes = np.array([file.metadata.row_group(group).num_rows for group in groups], dtype=np.int64)
+            return sizes, np.unique(file.read(columns=["facts_id"])["facts_id"].to_numpy())
 
     def read(self, unit: int) -> CellBlock:
         """The cells of a unit. Raises a `ValueError` when its file is damaged."""
@@ -115,13 +125,12 @@ class ShardSource:
             genes,
             counts,
             columns["panel_id"].to_numpy().astype(np.int32),
-            columns["facts_id"].to_numpy().astype(np.int32),
+            self._row_of_facts_id[columns["facts_id"].to_numpy()],
             columns["cell_id"].to_numpy(zero_copy_only=False),
         )
         for name, values, size in (
             ("gene_ids", genes, len(self.vocab)),
             ("panel_id", block.panel_index, len(self.panels)),
-            ("facts_id", block.facts_index, len(self.facts)),
         ):
             if values.max(initial=0) >= size:
                 raise self._damaged(path, f"{name} reaches {values.max()}, and there are {size}")
@@ -150,4 +159,4 @@ def _ragged(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     return limits - limits[0], lists.values.to_numpy()[limits[0] : limits[-1]]
 
 
-__all__ = ["MANIFEST", "ShardSource", "is_corpus"]
+__all__ = ["ShardSource", "is_corpus"]

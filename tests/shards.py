@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scmmgpt import ScMMGPTFeatureExtractor
-from scmmgpt.data import Ontology, read_facts
+from scmmgpt.data import CellFacts, Ontology, read_facts
 from scmmgpt.data.facts import number_facts
 
 
@@ -27,12 +27,14 @@ def write_corpus(folder: Path, adata: anndata.AnnData, rows_per_group: int = 8, 
             name: pa.ListArray.from_arrays(pa.array(cells.indptr, pa.int32()), pa.array(values.astype(int), kind))
             for name, (values, kind) in lists.items()
         }
-        | {"panel_id": np.zeros(len(cells), dtype=np.uint32), "facts_id": facts_index.astype(np.uint32)}
+        | {"panel_id": np.zeros(len(cells), dtype=np.uint32), "facts_id": (facts_index + 1).astype(np.uint32)}
         | {name: pa.array(adata.obs[name].astype(str)).dictionary_encode() for name in labels}
     )
     (folder / "train").mkdir(parents=True)
     extractor.save_pretrained(folder / "processor")
-    pq.write_table(pa.Table.from_pylist([asdict(fact) for fact in facts]), folder / "facts.parquet")
+    # The table also holds what is known of cells of other splits.
+    table_of_facts = [asdict(fact) for fact in [CellFacts("of a test cell"), *facts]]
+    pq.write_table(pa.Table.from_pylist(table_of_facts), folder / "facts.parquet")
     panels = {"panel_id": [0], "gene_ids": [cells.panel.tolist()], "sources": [["a"]]}
     pq.write_table(pa.table(panels), folder / "panels.parquet")
     shards = {}

@@ -9,8 +9,9 @@ from datasets import load_dataset
 from scipy import sparse
 
 from scmmgpt import ScMMGPTFeatureExtractor
-from scmmgpt.data import AnnDataSource, H5adSource, MixedSource, Ontology, ShardSource, sampling_weights
+from scmmgpt.data import AnnDataSource, CellStream, H5adSource, MixedSource, Ontology, ShardSource, sampling_weights
 from scmmgpt.data import sources as sources_module
+from scmmgpt.data.corpus import build_corpus
 
 from .micro import make_adata
 from .shards import write_corpus
@@ -100,8 +101,26 @@ def test_shards_give_the_cells_that_were_written(adata, corpus):
     assert_cells_of(source, adata)
     assert_cells_of(pickle.loads(pickle.dumps(source)), adata)  # as spawned workers get it
     assert source.extractor.vocab[:60] == GENES
+    assert {fact.cell_type for fact in source.facts} == set(adata.obs["cell_type"])
     with pytest.raises(ValueError, match=r"`column` is 'donor_id', but the shards have"):
         source.labels("donor_id")
+
+
+def test_a_corpus_that_is_built_streams_every_cell_once(tmp_path):
+    total = {}
+    for i, study in enumerate("abc"):
+        cells = make_adata(30 + i, seed=i)
+        cells.obs["study"] = study
+        cells.write_h5ad(tmp_path / f"{study}.h5ad")
+        total |= {f"{study}:{name}": n for name, n in zip(cells.obs_names, cells.X.sum(1).A1.astype(int), strict=True)}
+    build_corpus([str(tmp_path / "*.h5ad")], tmp_path / "corpus", progress=False)
+    found = {}
+    for split in ("train", "validation", "test"):
+        for block in CellStream(ShardSource(tmp_path / "corpus", split), max_tokens=400, max_genes=61):
+            sums = np.add.reduceat(block.counts, block.indptr[:-1])
+            assert not found.keys() & set(block.cell_ids)
+            found |= dict(zip(block.cell_ids, sums.tolist(), strict=True))
+    assert found == total
 
 
 def test_datasets_streams_the_shards(adata, corpus):

@@ -31,8 +31,9 @@ from ..data import (
     sampling_weights,
     take_counts,
 )
+from ..data.corpus.layout import MANIFEST
 from ..data.profile import mean_profile, mean_profile_of_blocks
-from ..data.shards import MANIFEST, is_corpus
+from ..data.shards import is_corpus
 from ..processing_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor
 from .recipe import DataRecipe
 from .record import sha256
