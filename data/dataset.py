@@ -28,6 +28,7 @@ class CellBatch:
         seeds (`np.ndarray` of shape `(C,)`, uint64): the seed of everything that is drawn for a cell.
         panels (`Sequence[np.ndarray]`): the gene panels that `panel_index` counts, each `(M,)` ascending gene ids.
         facts (`Sequence[CellFacts]`): the facts that `facts_index` counts.
+        panel_seed (`int`): the seed of the random panels that cells share; it should change every so many batches.
     """
 
     cells: CellBlock
@@ -35,6 +36,7 @@ class CellBatch:
     seeds: np.ndarray
     panels: Sequence[np.ndarray]
     facts: Sequence[CellFacts]
+    panel_seed: int
 
 
 class CellDataset(Dataset):
@@ -87,7 +89,10 @@ class CellDataset(Dataset):
         facts = self.cells.facts_index[cells]
         first, size = self._first_of_facts[facts], np.diff(self._first_of_facts)[facts]
         twins = self._by_facts[first + (uniform(seeds, _TWIN) * size).astype(np.int64)]
-        return CellBatch(self.cells.select(cells), self.cells.select(twins), seeds, self.panels, self.facts)
+        panel_seed = int(hash64(self.seed, self.epoch))
+        return CellBatch(
+            self.cells.select(cells), self.cells.select(twins), seeds, self.panels, self.facts, panel_seed
+        )
 
 
 def as_block(source: AlignedCounts, panel: int, facts_index: np.ndarray) -> CellBlock:
