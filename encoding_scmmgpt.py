@@ -1,16 +1,18 @@
 """Ragged rows of gene counts to gene tokens: encoded values, the choice of genes, padded and packed arrays.
 
-Remote code: imports numpy only. All work is done on whole blocks of cells; no function loops over cells.
+Remote code: imports numpy only. All arithmetic is done on whole blocks of cells, none cell by cell.
 
 A block of C cells is `indptr` `(C + 1,)` int64 with N entries: cell `i` owns the entries `indptr[i]:indptr[i + 1]`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
-_SMALL_COUNT = 256
-_PAIRS_AT_A_TIME = 65536
+# Counts below this are looked up in a table of every cell.
+_SMALL_COUNTS = 64
+_PIECE_ENTRIES, _PIECE_ROWS = 2**16, 2**10
 
 
 def row_of_entry(indptr: np.ndarray) -> np.ndarray:
@@ -34,21 +36,21 @@ def row_sums(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:
     return sums
 
 
-def take_rows(indptr: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def take_rows(indptr: np.ndarray, rows: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
     """
     Rows in another order, repeated or left out.
 
     Args:
         indptr (`np.ndarray` of shape `(C + 1,)`): row limits.
         rows (`np.ndarray` of shape `(R,)`): the rows wanted.
+        values (`np.ndarray` of shape `(N,)`): any number of arrays of entries.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: row limits `(R + 1,)` of the result, and for each of its entries where to
-        take it from.
+        `tuple[np.ndarray, ...]`: row limits `(R + 1,)` of the result, and each of `values` with its entries.
     """
-    lengths = np.diff(indptr)[rows]
-    limits = row_limits(lengths)
-    return limits, np.repeat(indptr[rows] - limits[:-1], lengths) + np.arange(limits[-1])
+    starts, lengths = indptr[:-1][rows], np.diff(indptr)[rows]
+    parts = [slice(start, start + size) for start, size in zip(starts.tolist(), lengths.tolist(), strict=True)]
+    return row_limits(lengths), *(np.concatenate([every[:0], *(every[part] for part in parts)]) for every in values)
 
 
 def keep_entries(indptr: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -58,46 +60,84 @@ def keep_entries(indptr: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return before[indptr]
 
 
-def distinct_counts(counts: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, ...]:
+def row_pieces(indptr: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
     """
-    The distinct counts of each cell. There are few (most genes are seen once or twice), and an encoded value depends
-    on nothing but the cell and the count, so that slow arithmetic is done once for each.
+    A block in runs of rows that are small enough for every array of a step to stay in the processor's cache.
 
     Args:
-        counts (`np.ndarray` of shape `(N,)`): raw counts, whole numbers of at least 0.
+        indptr (`np.ndarray` of shape `(C + 1,)`): row limits; they need not begin with 0.
+
+    Yields:
+        `tuple[slice, slice, np.ndarray]`: the rows, their entries, and their row limits counted from 0.
+    """
+    start = 0
+    while start < len(indptr) - 1:
+        stop = int(np.searchsorted(indptr, indptr[start] + _PIECE_ENTRIES, side="right")) - 1
+        stop = min(max(stop, start + 1), start + _PIECE_ROWS)  # a longer row is a piece of its own
+        limits = indptr[start : stop + 1].astype(np.int64)
+        yield slice(start, stop), slice(int(limits[0]), int(limits[-1])), limits - limits[0]
+        start = stop
+
+
+def sort_rows(values: np.ndarray, indptr: np.ndarray) -> None:
+    """Puts `(N,)` numbers in ascending order within each row, in place."""
+    # Row by row is quicker than all at once, however numpy is asked to: short rows stay in the nearest cache.
+    for start, stop in pairwise(indptr.tolist()):
+        values[start:stop].sort()
+
+
+def sum_by_gene(
+    indptr: np.ndarray, gene_ids: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Entries in any order -> ascending gene ids within each row, one entry for each gene with counts.
+
+    Args:
         indptr (`np.ndarray` of shape `(C + 1,)`): row limits.
+        gene_ids (`np.ndarray` of shape `(N,)`, integers): a gene may come more than once in a row.
+        counts (`np.ndarray` of shape `(N,)`): whole numbers from 0 to 2**40.
 
     Returns:
-        `tuple[np.ndarray, ...]`: of M pairs, by row and ascending within it, the row, the count and how often the
-        row has it, each `(M,)` int64; and for each entry its pair, `(N,)` int64.
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: row limits, gene ids and counts (float32).
     """
-    rows, whole = row_of_entry(indptr), counts.astype(np.int64)
-    base = max(int(whole.max(initial=0)) + 1, _SMALL_COUNT)
-    small = whole < _SMALL_COUNT
-    # Small counts are looked up in a table, the few large ones are sorted.
-    slots = rows[small] * _SMALL_COUNT + whole[small]
-    times = np.bincount(slots, minlength=(len(indptr) - 1) * _SMALL_COUNT)
-    used = np.flatnonzero(times)
-    large = np.unique(rows[~small] * base + whole[~small], return_inverse=True, return_counts=True)
-    keys = np.concatenate([used // _SMALL_COUNT * base + used % _SMALL_COUNT, large[0]])
-    order = np.argsort(keys)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    pair = np.empty(len(whole), dtype=np.int64)
-    place_of_slot = np.zeros_like(times)
-    place_of_slot[used] = place[: len(used)]
-    pair[small] = place_of_slot[slots]
-    pair[~small] = place[len(used) :][large[1]]
-    return *np.divmod(keys[order], base), np.concatenate([times[used], large[2]])[order], pair
+    if not _rises_within_rows(gene_ids, indptr):  # it does where the file has the vocabulary's order
+        # Gene and count as one number: numpy sorts plain numbers several times as fast as it finds the order in which
+        # to take others, and short ones twice as fast as long ones.
+        bits = int(counts.max()).bit_length()
+        dtype = np.uint32 if bits + int(gene_ids.max()).bit_length() <= 32 else np.uint64
+        joint = gene_ids.astype(dtype) << dtype(bits)
+        joint |= counts.astype(dtype)
+        sort_rows(joint, indptr)
+        gene_ids, counts = (joint >> dtype(bits)).astype(gene_ids.dtype), joint & dtype((1 << bits) - 1)
+        is_first = np.ones(len(gene_ids), dtype=bool)
+        np.not_equal(gene_ids[1:], gene_ids[:-1], out=is_first[1:])
+        is_first[indptr[:-1][np.diff(indptr) > 0]] = True
+        if not is_first.all():
+            counts = np.add.reduceat(counts, np.flatnonzero(is_first), dtype=np.float64)
+            indptr, gene_ids = keep_entries(indptr, is_first), gene_ids[is_first]
+    seen = counts > 0
+    if not seen.all():
+        indptr, gene_ids, counts = keep_entries(indptr, seen), gene_ids[seen], counts[seen]
+    return indptr, gene_ids, counts.astype(np.float32, copy=False)
+
+
+def _rises_within_rows(keys: np.ndarray, indptr: np.ndarray) -> bool:
+    rises = keys[1:] > keys[:-1]
+    starts = indptr[1:-1]
+    rises[starts[(starts > 0) & (starts < len(keys))] - 1] = True  # from one row to the next it may fall
+    return bool(rises.all())
 
 
 def log1p_values(counts: np.ndarray, indptr: np.ndarray) -> np.ndarray:
     """`(N,)` raw counts -> `(N,)` float32: log(1 + 10,000 count / total of the cell)."""
-    rows, distinct, _, pair = distinct_counts(counts, indptr)
-    return np.log1p(1e4 * distinct / row_sums(counts, indptr)[rows]).astype(np.float32)[pair]
+    totals = row_sums(counts, indptr)
+    small = np.log1p(1e4 * np.arange(_SMALL_COUNTS) / np.maximum(totals, 1.0)[:, None])
+    values, large, rows = _look_up(small, counts, indptr)
+    values[large] = np.log1p(1e4 * counts[large].astype(np.float64) / totals[rows])
+    return values
 
 
-def binned_values(counts: np.ndarray, indptr: np.ndarray, num_bins: int) -> np.ndarray:
+def binned_values(counts: np.ndarray, in_order: np.ndarray, indptr: np.ndarray, num_bins: int) -> np.ndarray:
     """
     scGPT's value binning (Cui et al. 2024): each cell's counts by quantiles of its own expressed genes.
 
@@ -105,21 +145,51 @@ def binned_values(counts: np.ndarray, indptr: np.ndarray, num_bins: int) -> np.n
 
     Args:
         counts (`np.ndarray` of shape `(N,)`): raw counts, whole numbers above 0.
+        in_order (`np.ndarray` of shape `(N,)`): the counts, ascending within each row.
         indptr (`np.ndarray` of shape `(C + 1,)`): row limits.
         num_bins (`int`): expressed genes fall into 1 to `num_bins - 1`.
 
     Returns:
         `np.ndarray` of shape `(N,)`, float32: whole numbers.
     """
-    rows, distinct, times, pair = distinct_counts(counts, indptr)
-    edges = _quantiles(np.repeat(distinct, times), indptr, np.linspace(0, 1, num_bins - 1))
-    bins = np.empty(len(distinct), dtype=np.float32)
-    for start in range(0, len(distinct), _PAIRS_AT_A_TIME):
-        piece = slice(start, start + _PAIRS_AT_A_TIME)
-        values, limits = distinct[piece, None], edges[rows[piece]]
-        left, right = (values >= limits).sum(1), (values > limits).sum(1)
-        bins[piece] = np.ceil(0.5 * (left - right) + right)
-    return bins[pair]
+    edges = _quantiles(in_order, indptr, np.linspace(0, 1, num_bins - 1))
+    # Of small counts: how many edges are at most v, and how many are below v, for every v at once.
+    of_small = _middle(_edges_up_to(np.ceil(edges)), _edges_up_to(np.floor(edges) + 1))
+    values, large, rows = _look_up(of_small, counts, indptr)
+    found, limits = counts[large][:, None], edges[rows]
+    values[large] = _middle((found >= limits).sum(1), (found > limits).sum(1))
+    return values
+
+
+def _middle(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.ceil(0.5 * (left - right) + right)
+
+
+def _edges_up_to(first: np.ndarray) -> np.ndarray:
+    """`(C, Q)` smallest count that each edge counts for -> `(C, 64)`: number of edges that count for each count."""
+    rows = np.arange(len(first))[:, None] * (_SMALL_COUNTS + 1)
+    slots = rows + np.minimum(first, _SMALL_COUNTS).astype(np.int64)
+    found = np.bincount(slots.ravel(), minlength=len(first) * (_SMALL_COUNTS + 1))
+    return found.reshape(len(first), -1)[:, :-1].cumsum(1)
+
+
+def _look_up(of_small: np.ndarray, counts: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, ...]:
+    """
+    Values of entries from a table of what small counts have in each cell: there are few distinct ones, for most genes
+    are seen once or twice.
+
+    Args:
+        of_small (`np.ndarray` of shape `(C, 64)`): value of each cell and small count.
+        counts, indptr (`np.ndarray` of shapes `(N,)` and `(C + 1,)`): the entries.
+
+    Returns:
+        `tuple[np.ndarray, ...]`: values `(N,)` float32; places of the larger counts, whose values are still to be
+        computed, and their rows.
+    """
+    slots = np.minimum(counts, _SMALL_COUNTS - 1).astype(np.int64)
+    slots += np.repeat(np.arange(len(of_small)) * _SMALL_COUNTS, np.diff(indptr))
+    large = np.flatnonzero(counts >= _SMALL_COUNTS)
+    return of_small.astype(np.float32).ravel().take(slots), large, np.searchsorted(indptr, large, side="right") - 1
 
 
 def _quantiles(in_order: np.ndarray, indptr: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -128,7 +198,7 @@ def _quantiles(in_order: np.ndarray, indptr: np.ndarray, levels: np.ndarray) -> 
 
     Args:
         in_order (`np.ndarray` of shape `(N,)`): values, ascending within each row.
-        indptr (`np.ndarray` of shape `(C + 1,)`): row limits; an empty row gives zeros.
+        indptr (`np.ndarray` of shape `(C + 1,)`): row limits; an empty row gives values of other rows.
         levels (`np.ndarray` of shape `(Q,)`): in [0, 1].
 
     Returns:
@@ -146,56 +216,44 @@ def _quantiles(in_order: np.ndarray, indptr: np.ndarray, levels: np.ndarray) -> 
     return np.where(share >= 0.5, high - step * (1 - share), low + step * share)
 
 
-def choose_highest(counts: np.ndarray, indptr: np.ndarray, most: int) -> np.ndarray:
+def choose_highest(counts: np.ndarray, in_order: np.ndarray, indptr: np.ndarray, most: int) -> np.ndarray:
     """
     Which genes of each cell become tokens: those with the most counts, the earlier entry first among equals.
 
     Args:
         counts (`np.ndarray` of shape `(N,)`): raw counts, whole numbers above 0.
+        in_order (`np.ndarray` of shape `(N,)`): the counts, ascending within each row.
         indptr (`np.ndarray` of shape `(C + 1,)`): row limits.
         most (`int`): genes at most of a cell.
 
     Returns:
         `np.ndarray` of shape `(N,)`, bool.
     """
-    kept = np.ones(len(counts), dtype=bool)
-    long = np.flatnonzero(np.diff(indptr) > most)
-    if not long.size:
-        return kept
-    limits, entries = take_rows(indptr, long)
-    rows, whole = row_of_entry(limits), counts[entries].astype(np.int64)
-    base = int(whole.max()) + 1
-    in_order = np.sort(rows * base + whole)
-    threshold = in_order[limits[1:] - most] - np.arange(len(long)) * base  # the `most`-th highest count
-    above, tied = whole > threshold[rows], whole == threshold[rows]
-    room = most - np.add.reduceat(above, limits[:-1], dtype=np.int64)
-    tied_before = np.cumsum(tied) - tied  # in all rows before and in this one
-    tied_before -= tied_before[limits[:-1]][rows]
-    kept[entries] = above | (tied & (tied_before < room[rows]))
-    return kept
+    is_long = np.diff(indptr) > most
+    # The `most`-th highest count of each long cell; all genes of the others are above 0.
+    threshold = np.zeros(len(is_long), dtype=counts.dtype)
+    threshold[is_long] = in_order[indptr[1:][is_long] - most]
+    limit = np.repeat(threshold, np.diff(indptr))
+    chosen = counts > limit
+    room = most - row_sums(chosen, indptr).astype(np.int64)
+    tied = np.flatnonzero(counts == limit)
+    before = np.searchsorted(tied, indptr)  # ties of the rows before
+    allowed = np.repeat(before[:-1] + room, np.diff(before))
+    chosen[tied[np.arange(len(tied)) < allowed]] = True
+    return chosen
 
 
-def prepend(values: np.ndarray, indptr: np.ndarray, first: float) -> np.ndarray:
-    """`(N,)` entries -> `(N + C,)`: every row with `first` before it."""
-    longer = np.empty(len(values) + len(indptr) - 1, dtype=values.dtype)
-    heads = indptr[:-1] + np.arange(len(indptr) - 1)
-    is_head = np.zeros(len(longer), dtype=bool)
-    is_head[heads] = True
-    longer[is_head] = first
-    longer[~is_head] = values
-    return longer
+def pad_ragged(
+    values: np.ndarray, indptr: np.ndarray, value: float, dtype: np.typing.DTypeLike | None = None
+) -> np.ndarray:
+    """`(N,)` entries -> `(C, longest)` of their type or `dtype`: rows filled up on the right with `value`."""
+    return pad_rows([values[start:stop] for start, stop in pairwise(indptr.tolist())], value, dtype or values.dtype)
 
 
-def pad_ragged(values: np.ndarray, indptr: np.ndarray, value: float) -> np.ndarray:
-    """`(N,)` entries -> `(C, longest)`: rows filled up on the right with `value`."""
-    lengths = np.diff(indptr)
-    padded = np.full((len(lengths), int(lengths.max(initial=0))), value, dtype=values.dtype)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = values
+def pad_rows(rows: Sequence[np.ndarray], value: float, dtype: np.typing.DTypeLike = np.int64) -> np.ndarray:
+    """C rows of different lengths -> `(C, longest)` of type `dtype`, filled up on the right with `value`."""
+    padded = np.empty((len(rows), max(map(len, rows), default=0)), dtype=dtype)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
+        place[len(row) :] = value
     return padded
-
-
-def pad_rows(rows: Sequence[np.ndarray], value: float) -> np.ndarray:
-    """Rows of different lengths -> one array of the first row's dtype, filled up on the right."""
-    return pad_ragged(np.concatenate(rows), row_limits(np.array([len(row) for row in rows])), value).astype(
-        rows[0].dtype, copy=False
-    )

@@ -20,8 +20,10 @@ from .encoding_scmmgpt import (
     keep_entries,
     log1p_values,
     pad_ragged,
-    prepend,
     row_limits,
+    row_pieces,
+    sort_rows,
+    sum_by_gene,
     take_rows,
 )
 from .genes_scmmgpt import NAME_COLUMNS, GeneMatchReport, GeneResolver, list_examples
@@ -30,7 +32,10 @@ PAD_TOKEN, CLS_TOKEN = "<pad>", "<cls>"
 RAW_LAYER = "raw"  # as `layer`: adata.raw
 # Whole numbers that were stored as float32, or divided and multiplied again, are off by less.
 COUNT_TOLERANCE = 1e-3
-ROWS_PER_BLOCK = 8192
+# More than any experiment counts of a gene in a cell, or in many cells together.
+MAX_COUNT = 2**40
+# Of a dense matrix or a file, what is looked at together.
+VALUES_AT_A_TIME = 2**23
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +46,7 @@ class AlignedCounts:
     Args:
         indptr (`np.ndarray` of shape `(C + 1,)`, int64): Cell `i` owns the entries `indptr[i]:indptr[i + 1]` of
             `gene_ids` and `counts`.
-        gene_ids (`np.ndarray`, int64): Gene token ids, ascending within a cell.
+        gene_ids (`np.ndarray`, int32): Gene token ids, ascending within a cell.
         counts (`np.ndarray`, float32): Counted molecules or reads: whole numbers, never zero.
         panel (`np.ndarray` of shape `(M,)`, int64): Ids of the genes that were measured, ascending. A panel gene
             without an entry was not seen in that cell; a gene outside the panel was not looked for.
@@ -69,12 +74,12 @@ class AlignedCounts:
     def select(self, indices: Any) -> "AlignedCounts":
         """The cells that `indices` (positions, a slice or a boolean mask) picks, in its order."""
         cells = np.arange(len(self))[indices].reshape(-1)
-        indptr, entries = take_rows(self.indptr, cells)
+        indptr, gene_ids, counts = take_rows(self.indptr, cells, self.gene_ids, self.counts)
         return replace(
             self,
             indptr=indptr,
-            gene_ids=self.gene_ids[entries],
-            counts=self.counts[entries],
+            gene_ids=gene_ids,
+            counts=counts,
             cell_names=self.cell_names and [self.cell_names[cell] for cell in cells],
         )
 
@@ -92,35 +97,38 @@ class _CountTable:
     other_layers: list[str] | None = None
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Rows, columns and values of the stored entries; a sparse matrix is never made dense."""
+        """Row limits, columns and values of the stored entries, some rows at a time; a sparse matrix is never made
+        dense, and of a file no more than a part is in memory."""
         matrix = self.matrix
         if isinstance(matrix, list):  # one {gene: count} for each cell
             column = {name: i for i, name in enumerate(self.names[0])}
-            rows = np.repeat(np.arange(len(matrix)), [len(cell) for cell in matrix])
             columns = np.array([column[name] for cell in matrix for name in cell], dtype=np.int64)
-            yield rows, columns, np.array([count for cell in matrix for count in cell.values()])
+            values = np.array([count for cell in matrix for count in cell.values()])
+            yield row_limits(np.array([len(cell) for cell in matrix])), columns, values
             return
         if isinstance(matrix, torch.Tensor):
             matrix = matrix.detach().cpu()
             matrix = matrix.double() if matrix.is_floating_point() else matrix  # no numpy bfloat16
             if matrix.layout != torch.strided:
                 matrix = matrix.to_sparse_coo().coalesce()
-                yield *matrix.indices().numpy(), matrix.values().numpy()
+                rows, columns = matrix.indices().numpy()
+                yield row_limits(np.bincount(rows, minlength=len(matrix))), columns, matrix.values().numpy()
                 return
-        if hasattr(matrix, "to_memory"):  # sparse matrix of an AnnData that is backed by a file
-            matrix = matrix.to_memory()
-        csr = matrix.tocsr() if hasattr(matrix, "tocsr") else None
-        for start in range(0, self.shape[0], ROWS_PER_BLOCK):
-            stop = min(start + ROWS_PER_BLOCK, self.shape[0])
-            if csr is None:
-                block = np.asarray(matrix[start:stop])
-                rows, columns = np.nonzero(block)
-                yield rows + start, columns, block[rows, columns]
+        if hasattr(matrix, "to_memory") and matrix.format != "csr":
+            matrix = matrix.to_memory()  # lies in the file by columns, and no row can be read alone
+        if hasattr(matrix, "tocsr"):
+            csr = matrix.tocsr()
+            yield csr.indptr, csr.indices, csr.data
+            return
+        step = max(1, VALUES_AT_A_TIME // self.shape[1])
+        for start in range(0, self.shape[0], step):
+            part = matrix[start : start + step]
+            if hasattr(part, "indptr"):
+                yield part.indptr, part.indices, part.data
             else:
-                indptr = csr.indptr[start : stop + 1]
-                entries = slice(indptr[0], indptr[-1])
-                rows = np.repeat(np.arange(start, stop), np.diff(indptr))
-                yield rows, csr.indices[entries], csr.data[entries]
+                part = np.asarray(part)
+                rows, columns = np.nonzero(part)
+                yield row_limits(np.bincount(rows, minlength=len(part))), columns, part[rows, columns]
 
 
 def _read_anndata(adata: Any, gene_names: Sequence[str] | None, layer: str | None) -> _CountTable:
@@ -197,7 +205,7 @@ def _read_cells(cells: Any, gene_names: Sequence[str] | None, layer: str | None)
 
 
 def _check_counts(values: np.ndarray, other_layers: Sequence[str] | None) -> np.ndarray:
-    """The values as float64 whole numbers; anything but raw counts is an error."""
+    """The values as whole numbers; anything but raw counts is an error."""
     place = ""
     if other_layers is not None:
         offered = " or ".join(f'`layer="{name}"`' for name in other_layers)
@@ -210,15 +218,21 @@ def _check_counts(values: np.ndarray, other_layers: Sequence[str] | None) -> np.
         )
     if values.dtype.kind not in "iuf":
         raise ValueError(f"`cells` must hold numbers; found dtype {values.dtype}. {cure}")
+    if values.dtype.itemsize < 4:
+        values = values.astype(np.float32)  # of less, sums might not be whole
+    in_range = not values.size or (values.min() >= 0 and values.max() < MAX_COUNT)  # NaN is not
+    if in_range and (values.dtype.kind != "f" or (values == np.rint(values)).all()):
+        return values
     values = values.astype(np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf
         counts = np.rint(values)
-        usable = (np.abs(values - counts) <= COUNT_TOLERANCE) & (values >= 0)
+        usable = (np.abs(values - counts) <= COUNT_TOLERANCE) & (values >= 0) & (values < MAX_COUNT)
     if usable.all():
         return counts
     for problem, found in (
         ("NaN", np.isnan(values)),
         ("infinite values", np.isinf(values)),
+        (f"values of {MAX_COUNT:,} and more", values >= MAX_COUNT),
         ("negative values (scaled or batch-corrected?)", values < 0),
         ("values that are not whole numbers (normalised?)", ~usable),
     ):
@@ -417,9 +431,8 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             return cells
         table = _read_cells(cells, gene_names, layer)
         ids, report = self._resolver.match(table.names, self.min_match_share)
-        blocks = [self._sort_by_gene(ids, *block, table.other_layers) for block in table.blocks()]
-        rows, gene_ids, counts = map(np.concatenate, zip(*blocks, strict=True))
-        lengths = np.bincount(rows, minlength=table.shape[0])
+        pieces = list(self._sort_by_gene(ids, table))
+        lengths, gene_ids, counts = map(np.concatenate, zip(*pieces, strict=True))
         if not keep_empty_cells:
             self._check_empty_cells(np.flatnonzero(lengths == 0), table, report)
         return AlignedCounts(
@@ -432,22 +445,19 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             cell_names=table.cell_names,
         )
 
-    def _sort_by_gene(
-        self, ids: np.ndarray, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, layers: list[str] | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, gene ids and counts of stored entries by row and gene, columns of one gene summed, zeros left out."""
-        genes = ids[columns]
-        known = genes >= 0
-        counts = _check_counts(values[known], layers)
-        keys = rows[known] * len(self.vocab) + genes[known]
-        if not (keys[1:] > keys[:-1]).all():  # they are, where the file has the vocabulary's order
-            order = np.argsort(keys)
-            keys, counts = keys[order], counts[order]
-            first = np.flatnonzero(np.diff(keys, prepend=-1))
-            keys, counts = keys[first], np.add.reduceat(counts, first) if first.size else counts
-        keys, counts = keys[counts > 0], counts[counts > 0].astype(np.float32)
-        rows, genes = np.divmod(keys, len(self.vocab))
-        return rows, genes, counts
+    @staticmethod
+    def _sort_by_gene(ids: np.ndarray, table: _CountTable) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Lengths of rows, gene ids and counts, some rows at a time: by gene, columns of one gene summed, no zeros."""
+        ids = ids.astype(np.int32)
+        for indptr, columns, values in table.blocks():
+            for _, entries, limits in row_pieces(indptr):
+                genes, counts = ids.take(columns[entries]), values[entries]
+                known = genes >= 0
+                if not known.all():
+                    limits, genes, counts = keep_entries(limits, known), genes[known], counts[known]
+                counts = _check_counts(counts, table.other_layers)
+                limits, genes, counts = sum_by_gene(limits, genes, counts)
+                yield np.diff(limits), genes, counts
 
     def _check_empty_cells(self, empty: np.ndarray, table: _CountTable, report: GeneMatchReport) -> None:
         if empty.size:
@@ -477,19 +487,31 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             `tuple[np.ndarray, np.ndarray, np.ndarray]`: limits of the cells `(C + 1,)` among the tokens, token ids
             (int64) and values (float32) of all tokens.
         """
-        if not (counts > 0).all():
+        if counts.min(initial=1) <= 0:
             seen = counts > 0
             indptr, gene_ids, counts = keep_entries(indptr, seen), gene_ids[seen], counts[seen]
-        if self.value_encoding == "log1p":
-            values = log1p_values(counts, indptr)
-        else:
-            values = binned_values(counts, indptr, self.num_bins)
-        chosen = choose_highest(counts, indptr, self.max_genes - 1)
-        if not chosen.all():
-            indptr, gene_ids, values = keep_entries(indptr, chosen), gene_ids[chosen], values[chosen]
-        limits = indptr + np.arange(len(indptr))
-        token_ids = prepend(gene_ids.astype(np.int64), indptr, self.cls_token_id)
-        return limits, token_ids, prepend(values, indptr, self.pad_value)
+        most = self.max_genes - 1
+        limits = row_limits(np.minimum(np.diff(indptr), most) + 1)
+        token_ids = np.full(limits[-1], self.cls_token_id, dtype=np.int64)
+        values = np.full(limits[-1], self.pad_value, dtype=np.float32)
+        is_gene = np.ones(limits[-1], dtype=bool)
+        is_gene[limits[:-1]] = False
+        for rows, entries, piece in row_pieces(indptr):
+            ids, raw, tokens = gene_ids[entries], counts[entries], slice(limits[rows.start], limits[rows.stop])
+            is_long = np.diff(piece).max() > most
+            if is_long or self.value_encoding == "binned":
+                in_order = raw.copy()
+                sort_rows(in_order, piece)
+            if self.value_encoding == "binned":
+                encoded = binned_values(raw, in_order, piece, self.num_bins)
+            else:
+                encoded = log1p_values(raw, piece)
+            if is_long:
+                chosen = choose_highest(raw, in_order, piece, most)
+                ids, encoded = ids[chosen], encoded[chosen]
+            token_ids[tokens][is_gene[tokens]] = ids
+            values[tokens][is_gene[tokens]] = encoded
+        return limits, token_ids, values
 
     def pad(self, limits: np.ndarray, token_ids: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
         """What [`~ScMMGPTFeatureExtractor.encode`] returns, as `cell_gene_ids`, `cell_values`, `cell_attention_mask`
@@ -533,7 +555,7 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         data["panel_gene_ids"] = aligned.panel[None, :]
         data["cell_panel_index"] = np.zeros(len(aligned), dtype=np.int64)
         if return_targets:
-            data["target_gene_ids"] = pad_ragged(aligned.gene_ids, aligned.indptr, self.pad_token_id)
+            data["target_gene_ids"] = pad_ragged(aligned.gene_ids, aligned.indptr, self.pad_token_id, np.int64)
             data["target_counts"] = pad_ragged(aligned.counts, aligned.indptr, 0.0)
         return BatchFeature(data, tensor_type=return_tensors)
 

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..encoding_scmmgpt import row_limits, row_of_entry, row_sums
+from ..encoding_scmmgpt import row_sums, sum_by_gene
 from .blocks import CellBlock
-from .draws import hash64, uniform
+from .draws import extend_hash, hash64, to_unit, uniform
 
 # What a number is drawn for.
-_MIXED, _PART, _DROPPED, _SHARE, _GENE, _MASK_SHARE, _MASK = range(10, 17)
+_MIXED, _PART, _DROPPED, _WHICH, _SHARE, _GENE, _MASK_SHARE, _MASK = range(10, 18)
+# Enough to differ, few enough that the panels of a batch take less room than its cells.
+_NUM_PANELS = 16
 
 
 def mix_with_twins(cells: CellBlock, twins: CellBlock, seeds: np.ndarray, share: float) -> CellBlock:
@@ -27,64 +29,100 @@ def mix_with_twins(cells: CellBlock, twins: CellBlock, seeds: np.ndarray, share:
         share (`float`): share of cells that are mixed.
 
     Returns:
-        `CellBlock`: the cells; one whose mixture would be empty stays as it is.
+        `CellBlock`: the cells; one whose mixture would be empty, or whose twin has another panel, stays as it is.
     """
-    mixed = np.flatnonzero(uniform(seeds, _MIXED) < share)
+    mixed = np.flatnonzero((uniform(seeds, _MIXED) < share) & (cells.panel_index == twins.panel_index))
     if not mixed.size:
         return cells
-    num_genes = max(int(cells.gene_ids.max()), int(twins.gene_ids.max())) + 1
-    gene_ids, counts = list(np.split(cells.gene_ids, cells.indptr[1:-1])), np.split(cells.counts, cells.indptr[1:-1])
-    for row in mixed:
-        rng, mixture = np.random.default_rng(int(hash64(seeds[row], _PART))), np.zeros(num_genes, dtype=np.int64)
-        part, own, other = rng.random(), slice(*cells.indptr[row : row + 2]), slice(*twins.indptr[row : row + 2])
-        mixture[cells.gene_ids[own]] += rng.binomial(cells.counts[own].astype(np.int64), part)
-        mixture[twins.gene_ids[other]] += rng.binomial(twins.counts[other].astype(np.int64), 1.0 - part)
-        seen = np.flatnonzero(mixture)
-        if seen.size:
-            gene_ids[row], counts[row] = seen.astype(cells.gene_ids.dtype), mixture[seen].astype(cells.counts.dtype)
-    return replace(
-        cells,
-        indptr=row_limits(np.array([len(row) for row in gene_ids])),
-        gene_ids=np.concatenate(gene_ids),
-        counts=np.concatenate(counts),
-    )
+    # The entries of a cell, then those of its twin, and the same for the next.
+    pairs = CellBlock.concatenate([cells.select(mixed), twins.select(mixed)])
+    pairs = pairs.select(np.arange(2 * len(mixed)).reshape(2, -1).T.ravel())
+    counts = np.split(pairs.counts, pairs.indptr[1:-1])
+    parts = []
+    for seed, own, other in zip(hash64(seeds[mixed], _PART).tolist(), counts[::2], counts[1::2], strict=True):
+        rng = np.random.default_rng(seed)
+        part = rng.random()
+        parts += [_thin(own, part, rng), _thin(other, 1.0 - part, rng)]
+    indptr, gene_ids, counts = sum_by_gene(pairs.indptr[::2], pairs.gene_ids, np.concatenate(parts))
+    mixtures = replace(cells.select(mixed), indptr=indptr, gene_ids=gene_ids, counts=counts.astype(cells.counts.dtype))
+    filled = np.flatnonzero(mixtures.lengths)
+    source = np.arange(len(cells))
+    source[mixed[filled]] = len(cells) + filled
+    return CellBlock.concatenate([cells, mixtures]).select(source)
+
+
+def _thin(counts: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Molecules that are left when each stays with probability `share`."""
+    left = (rng.random(len(counts)) < share).astype(np.int64)  # of single molecules, which most are
+    several = np.flatnonzero(counts > 1)
+    left[several] = rng.binomial(counts[several].astype(np.int64), share)
+    return left
+
+
+class RandomPanels:
+    """
+    Some panels with fewer genes, which many cells share: drawing and storing one of thousands of genes for every cell
+    would take longer than all else that is done for it.
+
+    Args:
+        panels (`Sequence[np.ndarray]`): the panels to take genes from, each `(M,)` ascending gene ids.
+        vocab_size (`int`): number of gene tokens `V`.
+        min_share (`float`): each keeps a share of the genes that is drawn from here to 1, every gene by itself.
+        seed (`int`): decides which genes they keep.
+    """
+
+    def __init__(self, panels: Sequence[np.ndarray], vocab_size: int, min_share: float, seed: int) -> None:
+        self.panels, self.seed = panels, seed
+        number = np.arange(_NUM_PANELS)
+        shares = min_share + (1.0 - min_share) * uniform(seed, _SHARE, number)
+        kept = uniform(seed, _GENE, number[:, None], np.arange(vocab_size)) < shares[:, None]
+        self.kept = np.concatenate([kept, np.ones((1, vocab_size), dtype=bool)])  # the last keeps all
+        self._cut: dict[tuple[int, int], np.ndarray] = {}
+
+    def cut(self, panel: int, number: int) -> np.ndarray:
+        """The genes of panel number `panel` that random panel `number` keeps."""
+        if number == _NUM_PANELS:
+            return self.panels[panel]
+        if (panel, number) not in self._cut:
+            genes = self.panels[panel]
+            self._cut[panel, number] = genes[self.kept[number, genes]]
+        return self._cut[panel, number]
 
 
 def drop_genes(
-    cells: CellBlock, panels: Sequence[np.ndarray], seeds: np.ndarray, share: float, min_panel_share: float
+    cells: CellBlock, random_panels: RandomPanels, seeds: np.ndarray, share: float
 ) -> tuple[CellBlock, list[np.ndarray]]:
     """
     Shows some cells as another assay might have seen them: a random part of the genes of their panel not measured.
 
     Args:
         cells (`CellBlock` of C cells): the cells.
-        panels (`Sequence[np.ndarray]`): the panels that `panel_index` counts, each `(M,)` ascending gene ids.
+        random_panels (`RandomPanels`): what is measured of the panels that `panel_index` counts.
         seeds (`np.ndarray` of shape `(C,)`, uint64): seeds of the cells.
         share (`float`): share of cells that lose genes.
-        min_panel_share (`float`): a cell keeps a share of its panel that is drawn from here to 1.
 
     Returns:
         `tuple[CellBlock, list[np.ndarray]]`: the cells, and the panels that their `panel_index` counts now. A cell
         that would be left without any gene keeps them all.
     """
-    kept_share = min_panel_share + (1.0 - min_panel_share) * uniform(seeds, _SHARE)
-    kept_share[uniform(seeds, _DROPPED) >= share] = 1.0
-    rows = row_of_entry(cells.indptr)
-    kept = uniform(seeds[rows], _GENE, cells.gene_ids) < kept_share[rows]
-    whole = (row_sums(kept, cells.indptr) == 0) | (kept_share == 1.0)
-    kept |= whole[rows]
-    used, panel_index = np.unique(cells.panel_index, return_inverse=True)
-    smaller = [
-        panel[uniform(seed, _GENE, panel) < limit]
-        for panel, seed, limit in zip(
-            (panels[i] for i in cells.panel_index[~whole]), seeds[~whole], kept_share[~whole], strict=True
-        )
-    ]
-    panel_index[~whole] = len(used) + np.arange(len(smaller))
-    new_panels = [*(panels[i] for i in used), *smaller]
-    needed, panel_index = np.unique(panel_index, return_inverse=True)
-    cells = replace(cells.keep(kept), panel_index=panel_index.astype(np.int32))
-    return cells, [new_panels[i] for i in needed]
+    number = (uniform(seeds, _WHICH) * _NUM_PANELS).astype(np.int64)
+    number[uniform(seeds, _DROPPED) >= share] = _NUM_PANELS
+    if (number < _NUM_PANELS).any():
+        kept = _look_up(random_panels.kept, number, cells)
+        is_empty = row_sums(kept, cells.indptr) == 0
+        if is_empty.any():
+            number[is_empty] = _NUM_PANELS
+            kept = _look_up(random_panels.kept, number, cells)
+        cells = cells.keep(kept)
+    pairs = cells.panel_index.astype(np.int64) * (_NUM_PANELS + 1) + number
+    used, panel_index = np.unique(pairs, return_inverse=True)
+    panels = [random_panels.cut(*divmod(int(pair), _NUM_PANELS + 1)) for pair in used]
+    return replace(cells, panel_index=panel_index.astype(np.int32)), panels
+
+
+def _look_up(kept: np.ndarray, number: np.ndarray, cells: CellBlock) -> np.ndarray:
+    """Which entries the random panel of each cell keeps, `(N,)` bool."""
+    return kept.ravel().take(np.repeat(number * kept.shape[1], cells.lengths) + cells.gene_ids)
 
 
 def mask_tokens(limits: np.ndarray, token_ids: np.ndarray, seeds: np.ndarray, max_share: float) -> np.ndarray:
@@ -100,10 +138,11 @@ def mask_tokens(limits: np.ndarray, token_ids: np.ndarray, seeds: np.ndarray, ma
     Returns:
         `np.ndarray` of shape `(N,)`, bool; never `<cls>`.
     """
-    rows = row_of_entry(limits)
-    masked = uniform(seeds[rows], _MASK, token_ids) < (max_share * uniform(seeds, _MASK_SHARE))[rows]
+    lengths = np.diff(limits)
+    shares = max_share * uniform(seeds, _MASK_SHARE)
+    masked = to_unit(extend_hash(np.repeat(hash64(seeds, _MASK), lengths), token_ids)) < np.repeat(shares, lengths)
     masked[limits[:-1]] = False
     return masked
 
 
-__all__ = ["drop_genes", "mask_tokens", "mix_with_twins"]
+__all__ = ["RandomPanels", "drop_genes", "mask_tokens", "mix_with_twins"]

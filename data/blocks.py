@@ -43,11 +43,8 @@ class CellBlock:
     def select(self, cells: np.ndarray) -> "CellBlock":
         """The cells at positions `cells`, in that order; a cell may be named more than once."""
         cells = np.asarray(cells)
-        indptr, entries = take_rows(self.indptr, cells)
         return CellBlock(
-            indptr,
-            self.gene_ids[entries],
-            self.counts[entries],
+            *take_rows(self.indptr, cells, self.gene_ids, self.counts),
             self.panel_index[cells],
             self.facts_index[cells],
             self.cell_ids[cells],

@@ -14,7 +14,7 @@ import torch
 from ..configuration_scmmgpt import IGNORE_VALUE
 from ..encoding_scmmgpt import pad_ragged, pad_rows
 from ..processing_scmmgpt import ScMMGPTProcessor
-from .augment import drop_genes, mask_tokens, mix_with_twins
+from .augment import RandomPanels, drop_genes, mask_tokens, mix_with_twins
 from .blocks import CellBlock
 from .captions import CaptionWriter, check_tasks
 from .dataset import CellBatch
@@ -63,6 +63,7 @@ class ScMMGPTDataCollator:
     layout: Literal["padded", "packed"] = "padded"
     _tokens_of_text: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
     _background: GeneBackground = field(init=False, repr=False)
+    _last_panels: RandomPanels | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.losses) - set(LOSSES))
@@ -81,7 +82,7 @@ class ScMMGPTDataCollator:
         cells = batch.cells
         if self.mixing:
             cells = mix_with_twins(cells, batch.twins, batch.seeds, self.mixing)
-        cells, panels = drop_genes(cells, batch.panels, batch.seeds, self.panel_dropout, self.min_panel_share)
+        cells, panels = drop_genes(cells, self._random_panels(batch), batch.seeds, self.panel_dropout)
         tensors = self._cells(cells, panels, batch.seeds)
         if set(self.losses) <= set(CELL_LOSSES):
             return tensors
@@ -95,6 +96,14 @@ class ScMMGPTDataCollator:
             pairs = zip(facts, rngs, strict=True)
             tensors |= self._texts("condition", [self.writer.condition(fact, rng) for fact, rng in pairs])
         return tensors
+
+    def _random_panels(self, batch: CellBatch) -> RandomPanels:
+        last = self._last_panels
+        if last is None or last.seed != batch.panel_seed or last.panels is not batch.panels:
+            vocab_size = len(self.processor.feature_extractor.vocab)
+            last = RandomPanels(batch.panels, vocab_size, self.min_panel_share, batch.panel_seed)
+            self._last_panels = last
+        return last
 
     def _cells(self, cells: CellBlock, panels: Sequence[np.ndarray], seeds: np.ndarray) -> dict[str, torch.Tensor]:
         extractor = self.processor.feature_extractor
@@ -113,8 +122,8 @@ class ScMMGPTDataCollator:
             batch["cell_value_labels"] = labels if packed else pad_ragged(labels, limits, IGNORE_VALUE)
         batch["cell_panel_index"] = cells.panel_index.astype(np.int64)
         batch["panel_gene_ids"] = pad_rows(panels, extractor.pad_token_id)
-        batch["target_gene_ids"] = pad_ragged(cells.gene_ids.astype(np.int64), cells.indptr, extractor.pad_token_id)
-        batch["target_counts"] = pad_ragged(cells.counts.astype(np.float32), cells.indptr, 0.0)
+        batch["target_gene_ids"] = pad_ragged(cells.gene_ids, cells.indptr, extractor.pad_token_id, np.int64)
+        batch["target_counts"] = pad_ragged(cells.counts, cells.indptr, 0.0, np.float32)
         return {name: torch.as_tensor(value) for name, value in batch.items()}
 
     def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:

@@ -31,6 +31,7 @@ class CellBatch:
         seeds (`np.ndarray` of shape `(C,)`, uint64): the seed of everything that is drawn for a cell.
         panels (`Sequence[np.ndarray]`): the gene panels that `panel_index` counts, each `(M,)` ascending gene ids.
         facts (`Sequence[CellFacts]`): the facts that `facts_index` counts.
+        panel_seed (`int`): the seed of the random panels that cells share; it should change every so many batches.
     """
 
     block: CellBlock
@@ -39,6 +40,7 @@ class CellBatch:
     seeds: np.ndarray
     panels: Sequence[np.ndarray]
     facts: Sequence[CellFacts]
+    panel_seed: int
 
     @cached_property
     def cells(self) -> CellBlock:
@@ -93,7 +95,8 @@ class CellDataset(Dataset):
         """The cells at `indices` as one batch; torch's loaders ask for a batch by this method."""
         cells = np.asarray(indices)
         seeds = hash64(self.seed, self.epoch, cells)
-        return CellBatch(self.cells, cells, self._twins.draw(cells, seeds), seeds, self.panels, self.facts)
+        twins, panel_seed = self._twins.draw(cells, seeds), int(hash64(self.seed, self.epoch))
+        return CellBatch(self.cells, cells, twins, seeds, self.panels, self.facts, panel_seed)
 
 
 class Twins:

@@ -144,8 +144,9 @@ class CellStream(IterableDataset):
         seeds = hash64(self.seed, epoch, numbers[rows] + copy * self.num_cells)
         twin_rows = Twins(block.facts_index).draw(rows, seeds)
         tokens = np.minimum(block.lengths + 1, self.max_genes)[rows]
+        tables = self.source.panels, self.source.facts, int(hash64(self.seed, epoch, int(units[0])))
         return [
-            CellBatch(block, rows[cells], twin_rows[cells], seeds[cells], self.source.panels, self.source.facts)
+            CellBatch(block, rows[cells], twin_rows[cells], seeds[cells], *tables)
             for cells in cut_batches(tokens, self.max_tokens, rng)
         ]
 

@@ -1,5 +1,6 @@
 """Blocks of ragged cells and batches by token budget: every cell once, and no batch over its budget."""
 
+from collections import Counter
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -10,6 +11,7 @@ from hypothesis import given
 from scmmgpt.data import CellBlock, cut_batches
 from scmmgpt.data.batching import padding_share
 from scmmgpt.data.draws import hash64, uniform
+from scmmgpt.encoding_scmmgpt import sum_by_gene
 
 lengths_of_cells = st.lists(st.integers(1, 500), min_size=1, max_size=60).map(np.array)
 
@@ -38,6 +40,24 @@ def test_selected_and_joined_cells_are_those_of_plain_lists(rows, data):
     both = CellBlock.concatenate([chosen, make_block(rows)])
     assert rows_of(both) == [rows[i] for i in cells] + rows
     assert both.facts_index.tolist() == [*cells, *range(len(rows))]
+
+
+entries_of_cells = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2**20)), max_size=8)
+
+
+@given(st.lists(entries_of_cells, min_size=1, max_size=6), st.sampled_from([np.uint16, np.int32, np.int64]))
+def test_entries_of_one_gene_are_summed_and_sorted_as_by_hand(cells, dtype):
+    limits = np.cumsum([0, *map(len, cells)])
+    gene_ids, counts = np.array([entry for cell in cells for entry in cell]).reshape(-1, 2).T
+    limits, gene_ids, counts = sum_by_gene(limits, gene_ids.astype(dtype), counts.astype(np.float64))
+    assert (gene_ids.dtype, counts.dtype) == (dtype, np.float32)
+    for i, cell in enumerate(cells):
+        total = Counter()
+        for gene, count in cell:
+            total[gene] += count
+        entries = slice(*limits[i : i + 2])
+        expected = sorted((gene, count) for gene, count in total.items() if count)
+        assert list(zip(gene_ids[entries].tolist(), counts[entries].tolist(), strict=True)) == expected
 
 
 @given(lengths_of_cells, st.integers(1, 3000), st.integers(0, 5))

@@ -286,15 +286,31 @@ def test_a_cell_that_would_be_left_empty_stays_whole(make_collator):
     extractor = ScMMGPTFeatureExtractor.from_genes(GENES)
     counts = np.zeros((1, 60))
     counts[0, 17] = 3
-    dataset = CellDataset([extractor.align(np.repeat(counts, 60, axis=0), GENES)], [[B_CELL] * 60])
+    dataset = CellDataset([extractor.align(counts, GENES)], [[B_CELL]])
     collator = make_collator(("cell_reconstruction",), panel_dropout=1.0, min_panel_share=0.02)
     panels = set()
-    for i in range(60):
-        batch = collator(dataset[i])
+    for epoch in range(60):
+        dataset.set_epoch(epoch)
+        batch = collator(dataset[0])
         assert batch["target_gene_ids"].tolist() == [[17]]
         panels.add(batch["panel_gene_ids"].shape[1])
     assert 60 in panels  # where gene 17 was not drawn
     assert len(panels) > 10
+
+
+def test_cells_share_some_random_panels_which_change_with_the_epoch(make_collator, cells):
+    dataset = CellDataset([cells.select(np.zeros(400, int))], [[B_CELL] * 400])
+    collator, epochs = make_collator(("cell_reconstruction",), panel_dropout=1.0), []
+    for epoch in (0, 1, 0):
+        dataset.set_epoch(epoch)
+        batch = collator(take(dataset, range(400)))
+        epochs.append({tuple(panel[panel != 60].tolist()) for panel in batch["panel_gene_ids"]})
+        assert batch["cell_panel_index"].bincount().min() > 5  # about 25 cells of each
+    assert all(13 <= len(panels) <= 16 for panels in epochs)  # two that keep nearly all genes may be the same
+    assert epochs[0] == epochs[2]
+    assert len(epochs[0] & epochs[1]) <= 1
+    shares = np.array([len(panel) / 60 for panel in epochs[0] | epochs[1]])
+    assert 0.2 < shares.min() < 0.5 < 0.8 < shares.max()  # from 0.3 to 1, give or take
 
 
 def test_dropout_is_as_frequent_as_asked(make_collator, cells):
@@ -374,6 +390,20 @@ def test_a_mixture_stays_inside_the_panel(make_collator, processor):
             panel = set(batch["panel_gene_ids"][batch["cell_panel_index"][row]].tolist()) - {60}
             assert panel <= set(columns)
             assert set(batch["target_gene_ids"][row][batch["target_counts"][row] > 0].tolist()) <= panel
+
+
+def test_a_twin_of_another_panel_is_not_mixed_in(make_collator, processor):
+    """Its genes may be none that the cell's panel has, and no prediction there could be right."""
+    extractor = processor.feature_extractor
+    columns = (range(30), range(20, 60))
+    sources = [extractor.align(make_counts(1)[:, c] + 1, [GENES[i] for i in c]) for c in columns]
+    dataset = CellDataset(sources, [[B_CELL], [B_CELL]])
+    collator, others = make_collator(("cell_reconstruction",), mixing=1.0, panel_dropout=0.0), 0
+    for epoch in range(20):
+        dataset.set_epoch(epoch)
+        others += dataset[0].twins.panel_index[0]
+        assert set(mix(collator, dataset, 0)) <= set(columns[0])
+    assert others > 3
 
 
 def test_a_mixture_depends_on_seed_epoch_and_index_alone(make_collator, cells):

@@ -143,7 +143,7 @@ def test_every_kind_of_input_gives_the_same_cells(extractor, kind):
     expected = np.zeros((7, len(extractor.vocab)))
     expected[:, : len(GENES)] = counts[:, :-1][:, ::-1]
     np.testing.assert_array_equal(dense(aligned, len(extractor.vocab)), expected)
-    assert (aligned.indptr.dtype, aligned.gene_ids.dtype, aligned.panel.dtype) == (np.int64,) * 3
+    assert (aligned.indptr.dtype, aligned.gene_ids.dtype, aligned.panel.dtype) == (np.int64, np.int32, np.int64)
     assert aligned.counts.dtype == np.float32
     assert (aligned.counts > 0).all()
     assert aligned.panel.tolist() == list(range(len(GENES)))
@@ -174,7 +174,8 @@ def test_sparse_input_is_never_made_dense(extractor):
 
 
 def test_cells_beyond_one_block_of_rows(extractor, monkeypatch):
-    monkeypatch.setattr("scmmgpt.feature_extraction_scmmgpt.ROWS_PER_BLOCK", 4)
+    monkeypatch.setattr("scmmgpt.feature_extraction_scmmgpt.VALUES_AT_A_TIME", 4 * len(GENES))
+    monkeypatch.setattr("scmmgpt.encoding_scmmgpt._PIECE_ENTRIES", 7)
     counts = random_counts(3, 11, len(GENES))
     for matrix in (counts, sp.csr_matrix(counts)):
         np.testing.assert_array_equal(dense(extractor.align(matrix, GENES), len(GENES)), counts)

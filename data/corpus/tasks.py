@@ -76,15 +76,15 @@ def write_chunk(folder: Path, source: PlannedSource, chunk: int, settings: Build
     destination[(lengths == 0) & (destination != REPEATED)] = NO_COUNTS
 
     order = np.lexsort((key, destination))
-    indptr, entries = take_rows(row_limits(lengths), order)
+    indptr, gene_ids, counts = take_rows(row_limits(lengths), order, np.asarray(gene_ids), np.asarray(counts))
     table = pa.table(
         {
             "destination": destination[order].astype(np.int32),
             "key": key[order],
             "description": description[order].astype(np.int32),
             "cell_id": cells["cell_id"].take(order),
-            "gene_ids": _lists(indptr, np.asarray(gene_ids)[entries], gene_id_type(len(extractor.vocab))),
-            "counts": _lists(indptr, np.asarray(counts)[entries], pa.uint32()),
+            "gene_ids": _lists(indptr, gene_ids, gene_id_type(len(extractor.vocab))),
+            "counts": _lists(indptr, counts, pa.uint32()),
         }
     ).combine_chunks()
     with (
