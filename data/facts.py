@@ -150,15 +150,7 @@ class CellFacts:
         grown = _GROWN.get(str(obs.get(_TISSUE_TYPE)).casefold())
         if grown and fields["tissue"]:
             fields["tissue"], fields["tissue_id"] = f"{fields['tissue']} {grown}", None
-        if label_key == "cell_type":
-            label, cell_type_id = _name_and_id(obs, label_key, ontology)
-        else:
-            label, cell_type_id = _known(obs[label_key]), None
-        if (label or "").casefold() in _NO_TYPE:
-            label = None
-        # Fly, worm and fish atlases carry ids of their own ontologies, which have no names here.
-        if label and not (cell_type_id or "").startswith("CL:"):
-            cell_type_id = ontology.resolve(label)
+        label, cell_type_id = _type_and_id(obs, ontology, label_key)
         return cls(cell_type=label, cell_type_id=cell_type_id, **fields)
 
 
@@ -200,6 +192,20 @@ def _name_and_id(obs: Mapping[str, Any], column: str, ontology: Ontology) -> tup
     if not names and ids and len(term_ids) == len(ids) and all(term_ids):
         names = [ontology.label(term_id) for term_id in term_ids]
     return (listing(names) if names else None), (term_ids[0] if len(ids) == 1 and term_ids else None)
+
+
+def _type_and_id(obs: Mapping[str, Any], ontology: Ontology, label_key: str) -> tuple[str | None, str | None]:
+    if label_key == "cell_type":
+        label, cell_type_id = _name_and_id(obs, label_key, ontology)
+    else:
+        label, cell_type_id = _known(obs[label_key]), None
+    if label is None or label.casefold() in _NO_TYPE:
+        is_known = (cell_type_id or "").startswith("CL:")
+        return (ontology.label(cell_type_id), cell_type_id) if is_known else (None, None)
+    # Fly, worm and fish atlases carry ids of their own ontologies, which have no names here.
+    if not (cell_type_id or "").startswith("CL:"):
+        cell_type_id = ontology.resolve(label)
+    return label, cell_type_id
 
 
 def _split(value: Any) -> list[str]:

@@ -308,4 +308,5 @@ def test_nothing_is_said_of_genes_that_the_counts_do_not_bear_out(
             found = re.search(r"(?:mark|typical of|[Mm]arker genes of) ([\w, -]+? cells|monocytes)", sentence)
             if found and not re.search(r"not detected|no trace", sentence):
                 named = set(re.findall(r"\w+", sentence)) & set(SYMBOLS)
-                assert all(counts[symbol] / total > 2 / len(SYMBOLS) for symbol in named), text
+                # Counts are float32, so a share of exactly twice the usual may fall on either side.
+                assert all(counts[symbol] / total > (2 - 1e-6) / len(SYMBOLS) for symbol in named), text

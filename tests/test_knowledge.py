@@ -109,6 +109,8 @@ def test_several_values_and_grown_tissue(ontology):
 @pytest.mark.parametrize("label", ["Other", "unassigned", "doublet"])
 def test_labels_that_are_no_type(ontology, label):
     assert CellFacts.from_obs({"cell_type": label}, ontology) == CellFacts()
+    known = {"cell_type": label, "cell_type_ontology_term_id": "CL:0000236"}
+    assert CellFacts.from_obs(known, ontology) == CellFacts("B cell", "CL:0000236")
 
 
 values = st.sampled_from(["", "unknown", None, float("nan"), "blood", "female", "normal", "CL:0000236", "B cell"])
