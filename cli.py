@@ -231,11 +231,21 @@ def _build_data(options: argparse.Namespace) -> None:
 
     given = vars(options)
     settings = BuildSettings(
-        split_of=json.loads(options.split_file.read_text(encoding="utf-8")) if options.split_file else None,
+        split_of=_read_split(options.split_file) if options.split_file else None,
         **{field.name: given[field.name] for field in fields(BuildSettings) if field.name in given},
     )
     manifest = build_corpus(options.sources, options.output, settings, options.workers, options.dask)
     _print_corpus(options.output, manifest)
+
+
+def _read_split(path: Path) -> dict[str, str]:
+    try:
+        split = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`--split-file`: {path} is not valid JSON: {error}.") from error
+    if not isinstance(split, dict):
+        raise ValueError(f'`--split-file`: {path} holds no mapping; expected such as {{"Kang 2018": "test"}}.')
+    return split
 
 
 def _verify_data(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Cells as other experiments might have shown them: mixtures of like cells, fewer genes measured, values hidden.
 
-Pure functions on whole blocks. What is drawn for a cell depends on its seed alone.
+Pure functions on whole blocks. What is drawn for a cell depends on its seed and on that of the random panels, which
+many cells share.
 """
 
 from collections.abc import Sequence

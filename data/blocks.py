@@ -71,4 +71,13 @@ class CellBlock:
         return cls(row_limits(np.concatenate([block.lengths for block in blocks])), **arrays)
 
 
-__all__ = ["CellBlock"]
+def check_counts_fit(counts: np.ndarray, where: str) -> None:
+    """Raises a `ValueError` that names `where` when a count needs more than 32 bits, which blocks and shards have."""
+    if counts.max(initial=0) >= 2**32:
+        raise ValueError(
+            f"{where}: a count of {counts.max():.0f} is above {2**32 - 1}, the most that a cell is stored with. "
+            "Divide the counts of these cells by a whole number; sums of many cells are no single cells."
+        )
+
+
+__all__ = ["CellBlock", "check_counts_fit"]

@@ -1,7 +1,8 @@
 """From batches of cells with their facts to the tensors that the losses need.
 
-A batch holds exactly what the wanted losses need, under the names that the model's `forward` gives them. What is drawn
-for a cell depends on its own seed, never on the batch. Must not import the model.
+A batch holds exactly what the wanted losses need, under the names that the model's `forward` gives them (the packed
+layout has `cell_cu_seqlens` besides, which no model reads yet). What is drawn for a cell depends on its own seed and
+on that of the random panels, never on the cells beside it. Must not import the model.
 """
 
 from collections.abc import Collection, Mapping, Sequence

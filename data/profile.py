@@ -39,7 +39,7 @@ def mean_profile_of_blocks(blocks: Iterable[CellBlock], panels: Sequence[np.ndar
         cells_of_panel += np.bincount(block.panel_index, minlength=len(panels))
     num_measured = np.zeros(vocab_size)
     for panel, num_cells in zip(panels, cells_of_panel, strict=True):
-        num_measured[panel] += num_cells
+        num_measured[panel] += max(num_cells, 1)  # a panel that no sampled cell has was measured all the same
     return _profile(total_share, num_measured)
 
 

@@ -29,6 +29,7 @@ def sampling_weights(source: CellSource, by: Mapping[str, float | Mapping[str, f
     weights = np.ones(int(source.unit_sizes.sum()))
     for column, rule in by.items():
         codes, labels = pd.factorize(source.labels(column), use_na_sentinel=False)
+        labels = ["None" if pd.isna(label) else str(label) for label in labels]
         weights *= _weight_of_label(column, rule, labels, np.bincount(codes))[codes]
     if not weights.any():
         raise ValueError(f"`by`={dict(by)} leaves no cell: give some label a weight above 0.")
@@ -36,19 +37,19 @@ def sampling_weights(source: CellSource, by: Mapping[str, float | Mapping[str, f
 
 
 def _weight_of_label(
-    column: str, rule: float | Mapping[str, float], labels: np.ndarray, sizes: np.ndarray
+    column: str, rule: float | Mapping[str, float], labels: list[str], sizes: np.ndarray
 ) -> np.ndarray:
     if isinstance(rule, Real):
         if not 0.0 <= rule <= 1.0:
             raise ValueError(f"`by`: the temperature of {column} is {rule}; expected a number in [0, 1].")
         return sizes ** (rule - 1.0)
-    missing = sorted({str(label) for label in labels} - set(rule))
+    missing = sorted(set(labels) - set(rule))
     if missing or min(rule.values()) < 0:
         raise ValueError(
             f"`by`: the weights of {column} leave out {missing}, and the least is {min(rule.values(), default=None)}; "
             "expected a number, 0 or more, for each label of the cells (`None` for cells without one)."
         )
-    return np.array([float(rule[str(label)]) for label in labels])
+    return np.array([float(rule[label]) for label in labels])
 
 
 __all__ = ["sampling_weights"]

@@ -59,6 +59,10 @@ class ShardSource:
         self.unit_sizes = np.concatenate(groups)
         # The table is of all splits; what is known of test cells is no business of training.
         used = np.unique(np.concatenate([facts_ids for _, facts_ids in surveys]))
+        if not used.size:
+            raise ValueError(
+                f"`split`={split!r}: no cell of it is left in {self.folder}; its `dropped.parquet` says why."
+            )
         if used[-1] >= len(facts):
             raise self._damaged(self.folder / FACTS, f"it has {len(facts)} rows, and cells name {used[-1]}")
         self.facts = [facts[i] for i in used]

@@ -1,7 +1,7 @@
 """Where training reads cells from: memory, an `.h5ad` that stays on disk, the shards of a corpus, or several of these.
 
 A source is read a unit at a time, a run of about a thousand neighbouring cells, so that memory does not grow with it.
-Must not import torch or the model.
+Must not import the model.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
+from tqdm.auto import tqdm
 
 from ..processing_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor
-from .blocks import CellBlock
+from .blocks import CellBlock, check_counts_fit
 from .facts import CellFacts, number_facts, read_facts
 from .h5ad import check_h5ad
 from .ontology import Ontology
@@ -120,7 +121,10 @@ class H5adSource:
             self._var = read_elem(file["raw/var" if is_raw else "var"])
         self.facts, self._facts_index = number_facts(read_facts(self._obs, ontology, label_key))
         self.unit_sizes = _unit_sizes(len(self._obs))
-        self.panels = [self._align(0).panel]
+        # Every cell is looked at before training begins: values that are no counts would stop it hours later.
+        for unit in tqdm(range(len(self.unit_sizes)), f"checking {self.path.name}", leave=False, delay=2):
+            panel = self._align(unit).panel
+        self.panels = [panel]
 
     def _check_layout(self, file: h5py.File) -> None:
         if self._place not in file:
@@ -209,7 +213,7 @@ class MixedSource:
 
 def gene_dtype(vocab_size: int) -> np.dtype:
     """The smallest type of gene ids, as shards have it; blocks of one vocabulary then join without conversion."""
-    return np.dtype(np.uint16 if vocab_size < 2**16 else np.uint32)
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
 def _unit_sizes(num_cells: int) -> np.ndarray:
@@ -217,6 +221,7 @@ def _unit_sizes(num_cells: int) -> np.ndarray:
 
 
 def _compact_block(aligned: AlignedCounts, facts_index: np.ndarray, vocab_size: int) -> CellBlock:
+    check_counts_fit(aligned.counts, "`cells`")
     return CellBlock(
         aligned.indptr,
         aligned.gene_ids.astype(gene_dtype(vocab_size)),

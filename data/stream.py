@@ -69,11 +69,13 @@ class CellStream(IterableDataset):
 
     def __post_init__(self) -> None:
         self.epoch = 0
+        if (self.rank is None) != (self.world_size is None):
+            raise ValueError(f"`rank`={self.rank} and `world_size`={self.world_size}: pass both, or neither.")
         if self.world_size is None:
             in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
             self.world_size = torch.distributed.get_world_size() if in_group else 1
             self.rank = torch.distributed.get_rank() if in_group else 0
-        if self.rank is None or not 0 <= self.rank < self.world_size:
+        if not 0 <= self.rank < self.world_size:
             raise ValueError(f"`rank`={self.rank}: expected one of 0 to {self.world_size - 1} (`world_size` - 1).")
         for name, least in (("max_tokens", 1), ("max_genes", 2), ("seed", 0), ("units_per_window", 1)):
             if getattr(self, name) < least:

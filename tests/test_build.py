@@ -15,7 +15,9 @@ from scmmgpt import ScMMGPTFeatureExtractor
 from scmmgpt.cli import main
 from scmmgpt.data import CellFacts
 from scmmgpt.data.corpus import BuildSettings, build_corpus, verify_corpus
+from scmmgpt.data.corpus.layout import OBS_COLUMNS
 from scmmgpt.data.corpus.survey import cell_keys
+from scmmgpt.data.facts import fact_columns
 from scmmgpt.data.splits import part_groups
 
 from .corpora import GENES, make_cells, profiles, read_corpus, write_census, write_soma, write_sources
@@ -279,3 +281,10 @@ def test_real_files(tmp_path, scmmgpt_data):
         assert report["genes"]["num_genes"] == adata.n_vars
     assert cells == manifest["cells"]["out"]
     assert total == sum(shard["total_counts"] for shard in manifest["shards"].values())
+
+
+def test_shards_keep_every_column_that_facts_are_read_from():
+    """Or a corpus would know less of a cell than the file it came from: an organoid would be told as the organ."""
+    not_in_cellxgene = {"condition_ontology_term_id", "donor_ontology_term_id", "suspension_type_ontology_term_id"}
+    missing = set(fact_columns("cell_type")) - set(OBS_COLUMNS) - not_in_cellxgene
+    assert not missing

@@ -7,8 +7,10 @@ import signal
 import time
 
 import anndata
+import numpy as np
 import pytest
 
+from scmmgpt.data import ShardSource
 from scmmgpt.data.corpus import BuildSettings, build_corpus, verify_corpus
 from scmmgpt.data.corpus.files import locked
 
@@ -175,3 +177,44 @@ def test_other_build_in_the_folder(tmp_path, sources):
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match=r"holds thesis\.tex.*empty folder"):
         build(sources, tmp_path / "mine")
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path, sources):
+    (tmp_path / "sub" / ".thesis.part").mkdir(parents=True)
+    (tmp_path / ".film.part").write_text("frames")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="Choose a new or empty folder"):
+        build(sources, tmp_path)
+    assert (tmp_path / ".film.part").read_text() == "frames"
+    assert (tmp_path / "sub" / ".thesis.part").is_dir()
+
+
+def test_a_file_under_two_names_is_one_source(tmp_path, sources):
+    (tmp_path / "link.h5ad").symlink_to(sources[0])
+    with pytest.raises(ValueError, match="is named twice"):
+        build([sources[0], str(tmp_path / "link.h5ad")], tmp_path / "corpus")
+
+
+def test_a_flipped_bit_is_never_read_as_another_number(tmp_path, sources):
+    """Every page of a built shard has a checksum, which the reader of training checks."""
+    manifest = build(sources, tmp_path, SETTINGS)
+    name = next(name for name in manifest["shards"] if name.startswith("train/"))
+    whole = (tmp_path / name).read_bytes()
+    before = _cells(tmp_path)
+    rng, found = np.random.default_rng(0), 0
+    for place in rng.integers(4, len(whole) - 8, 40):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << int(rng.integers(8))
+        (tmp_path / name).write_bytes(bytes(broken))
+        try:
+            assert _cells(tmp_path) == before  # a bit that means nothing, such as in a statistic
+        except ValueError:
+            found += 1
+    assert found > 10
+    (tmp_path / name).write_bytes(whole)
+
+
+def _cells(folder):
+    source = ShardSource(folder, "train")
+    blocks = [source.read(unit) for unit in range(len(source.unit_sizes))]
+    return [[block.cell_ids.tolist(), block.gene_ids.tolist(), block.counts.tolist()] for block in blocks]

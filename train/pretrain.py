@@ -238,7 +238,7 @@ def run_stage(
     checkpoint = last_checkpoint(stage_dir)
     arguments, training_set = training_arguments(stage, stage_dir, seed), cells.training_set(collator)
     is_streamed = isinstance(training_set, CellStream)
-    arguments.ignore_data_skip = is_streamed  # a stream knows its place
+    arguments.ignore_data_skip |= is_streamed  # a stream knows its place
     trainer = ScMMGPTTrainer(
         model=model,
         args=arguments,

@@ -19,7 +19,7 @@ from ..data.shards import is_corpus
 from ..data.templates import WORDINGS
 
 # What training decides itself, so that a recipe cannot.
-_FIXED_COLLATOR_OPTIONS = ("processor", "writer", "profile", "losses")
+_FIXED_COLLATOR_OPTIONS = ("processor", "writer", "profile", "losses", "layout")
 FIXED_ARGUMENTS = {"remove_unused_columns": False}
 # Training sees no held-out cells, so these settings of `TrainingArguments` would be ignored.
 _EVALUATION_ARGUMENTS = (

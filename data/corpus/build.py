@@ -118,10 +118,9 @@ def _changed(output: Path, paths: list[str]) -> str:
 
 def _begin(output: Path, begun: dict[str, Any], specs: list[SourceSpec], run: Run, progress: bool) -> bool:
     """Whether the corpus is there already. Otherwise the folder is left ready to go on with."""
-    for part in output.rglob(f".*{PART}"):
-        shutil.rmtree(part) if part.is_dir() else part.unlink()
     if (output / MANIFEST).is_file():
         manifest = read_manifest(output)
+        _sweep(output)
         _same_build(output, manifest, begun)
         known = {report["name"]: report["sha256"] for report in manifest["source_reports"]}
         known = [(output, spec, known[spec.name]) for spec in specs if spec.name in known]
@@ -134,6 +133,7 @@ def _begin(output: Path, begun: dict[str, Any], specs: list[SourceSpec], run: Ru
         _undo(output, manifest, damaged, begun)
     elif plan_path(output).is_file():
         _same_build(output, read_json(plan_path(output)), begun)
+        _sweep(output)
         surveys = {spec: survey_path(output, number) for number, spec in enumerate(specs)}
         surveyed = {spec: read_json(path) for spec, path in surveys.items() if path.is_file()}
         known = [(output, spec, found["sha256"]) for spec, found in surveyed.items() if "sha256" in found]
@@ -144,6 +144,12 @@ def _begin(output: Path, begun: dict[str, Any], specs: list[SourceSpec], run: Ru
             raise ValueError(f"`output`: {output} holds {', '.join(strangers[:5])}. Choose a new or empty folder.")
         write_json(plan_path(output), begun)
     return False
+
+
+def _sweep(output: Path) -> None:
+    """Removes what a killed build was writing; only where one has been, for other folders hold others' files."""
+    for part in output.rglob(f".*{PART}"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 def _same_build(output: Path, before: dict[str, Any], begun: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """From the words of a command line to sources."""
 
 import glob
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def find_sources(locations: Sequence[str], settings: BuildSettings) -> list[Sour
     unique: dict[str, SourceSpec] = {}
     places = set()
     for spec in specs:
-        place = (spec.location, spec.organism)
+        place = (os.path.realpath(spec.location) if spec.kind == "h5ad" else spec.location, spec.organism)
         if place in places:
             raise ValueError(f"`sources`: {spec.location} is named twice. Its cells would be there twice; drop one.")
         places.add(place)

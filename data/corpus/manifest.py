@@ -25,7 +25,7 @@ from .plan import Plan, PlannedSource
 from .tasks import unshipped
 
 _PACKAGES = ("scmmgpt", "anndata", "h5py", "numpy", "pandas", "pyarrow", "scipy", "transformers")
-_LICENCE_FIELDS = ("license", "licence", "citation")
+_LICENCE_FIELDS = ("license", "licence")
 _NOT_REPORTED = ("symbols", "ensembl_ids", "cells", "kept", "datasets", "refused", "by_columns", "notes")
 
 

@@ -56,8 +56,10 @@ def runner(workers: int, dask: str | None, progress: bool) -> Iterator[Run]:
 @contextlib.contextmanager
 def _mapper(workers: int, dask: str | None) -> Iterator[Callable[..., Iterator[Any]]]:
     if dask is not None:
-        from dask.distributed import Client
-
+        try:
+            from dask.distributed import Client
+        except ModuleNotFoundError as error:
+            raise ImportError(f"`dask` needs: pip install 'scmmgpt[dask]' ({error}).") from error
         with Client(dask) as client:
             yield client.get_executor(pure=False).map
     elif workers == 1:

@@ -128,7 +128,7 @@ def make_plan(
     descriptions["facts_id"], distinct = pd.factorize(rows)
     columns = [pa.array(column, pa.string()) for column in zip(*distinct, strict=True)]
     with whole_file(folder / FACTS) as part:
-        pq.write_table(pa.table(columns, names=list(FACT_FIELDS)), part)
+        pq.write_table(pa.table(columns, names=list(FACT_FIELDS)), part, write_page_checksum=True)
 
     split, record = split_descriptions(descriptions, settings)
     cells = descriptions["cells"].groupby(split).sum()
@@ -150,7 +150,7 @@ def _write_panels(path: Path, panels: dict[tuple[int, ...], list[str]], gene_id:
         "sources": pa.array(list(panels.values()), pa.list_(pa.string())),
     }
     with whole_file(path) as part:
-        pq.write_table(pa.table(columns), part)
+        pq.write_table(pa.table(columns), part, write_page_checksum=True)
 
 
 def _write_repeated(folder: Path, sources: list[PlannedSource]) -> None:

@@ -20,7 +20,7 @@ from .sources import CountSource
 
 CENSUS = "census"
 # SOMA's default is 1 GiB for each column that is read.
-_CONTEXT = {"soma.init_buffer_bytes": 1 << 27, "vfs.s3.region": "us-west-2"}
+_CONTEXT = {"soma.init_buffer_bytes": 1 << 27}
 
 
 def open_soma(location: str, census_version: str | None) -> Any:
@@ -34,16 +34,17 @@ def open_soma(location: str, census_version: str | None) -> Any:
     try:
         import tiledbsoma
 
-        context = tiledbsoma.SOMATileDBContext(tiledb_config=_CONTEXT)
         if location == CENSUS:
             import cellxgene_census
 
+            # Its own context knows where the Census lies and that no credentials are needed.
+            context = cellxgene_census.get_default_soma_context(tiledb_config=_CONTEXT)
             return cellxgene_census.open_soma(census_version=census_version, context=context)
     except ModuleNotFoundError as error:
         extra = "census" if error.name == "cellxgene_census" else "soma"
         raise ImportError(f"This source needs: pip install 'scmmgpt[{extra}]' ({error}).") from error
     try:
-        return tiledbsoma.open(location, context=context)
+        return tiledbsoma.open(location, context=tiledbsoma.SOMATileDBContext(tiledb_config=_CONTEXT))
     except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError) as error:
         raise ValueError(f"`sources`: there is no SOMA experiment at {location}: {error}.") from error
 
@@ -129,7 +130,9 @@ class SomaSource(CountSource):
         path = Path(self.spec.location.removeprefix("file://"))
         if path.is_dir():
             return sha256_of(path), size_of(path)
-        state = {"uri": self._experiment.uri, "timestamp": self._experiment.tiledb_timestamp_ms}
+        # Not when it was opened: what it holds, as far as that can be told without reading all of it.
+        state = {"uri": self._experiment.uri, "cells": self.num_cells, "entries": self._layer.nnz}
+        state["genes"] = self.var.index.tolist()
         return json.dumps(state, sort_keys=True), 0
 
     def notes(self) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from .settings import BuildSettings
 from .sources import CountSource, SourceSpec
 
 _CELLS_TO_CHECK = 256
-_PROTEIN_NAME = re.compile(r"(anti-)?(CD\d|HLA-|TCR)", re.IGNORECASE)
+# Antibodies are called after clusters of differentiation; of the genes of an immune panel some are, never most.
+_PROTEIN_NAME = re.compile(r"(anti-)?CD\d", re.IGNORECASE)
 _CELLS_SCHEMA = pa.schema(
     [("row", pa.int64()), ("key", pa.uint64()), ("cell_id", pa.string()), ("description", pa.int32())]
 )
@@ -86,7 +87,7 @@ def _check(source: CountSource, cells: pq.ParquetFile, settings: BuildSettings) 
     names = source.var.index.astype(str)
     kinds = set(source.var["feature_types"].astype(str)) if "feature_types" in source.var else set()
     proteins = [name for name in names if _PROTEIN_NAME.match(name)]
-    if (kinds and "Gene Expression" not in kinds) or 3 * len(proteins) >= len(names):
+    if (kinds and "Gene Expression" not in kinds) or 2 * len(proteins) >= len(names):
         raise ValueError(
             f"`sources`: the {len(names)} features of {source.spec.location} are surface proteins, not genes "
             f"({', '.join(map(repr, (proteins or list(names))[:4]))}, ...). Pass the RNA counts of these cells."

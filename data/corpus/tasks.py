@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from ...encoding_scmmgpt import row_limits, take_rows
 from ...feature_extraction_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor
+from ..blocks import check_counts_fit
 from .columns import read_turned, turn_to_rows
 from .files import sha256_of, whole_file, write_json
 from .find import open_source
@@ -122,6 +123,7 @@ def _aligned(
         piece = slice(start, start + _CELLS_AT_A_TIME)
         matrix = source.read(rows[piece]) if turned is None else turned[positions[piece]]
         aligned = _align(source, matrix, names[piece], settings, extractor)
+        check_counts_fit(aligned.counts, source.spec.location)
         yield aligned.gene_ids.astype(gene_id), aligned.counts.astype(np.uint32), np.diff(aligned.indptr)
 
 
@@ -160,7 +162,14 @@ def write_shard(
     entries = total_counts = 0
     with (
         whole_file(folder / name) as part,
-        pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=_WORDS, column_encoding=_ENCODING) as writer,
+        pq.ParquetWriter(
+            part,
+            schema,
+            compression="zstd",
+            use_dictionary=_WORDS,
+            column_encoding=_ENCODING,
+            write_page_checksum=True,
+        ) as writer,
     ):
         for start in range(0, len(order), ROWS_PER_GROUP):
             group = _row_group(table.take(order[start : start + ROWS_PER_GROUP]), descriptions, schema)
