@@ -286,11 +286,10 @@ def _check_counts(values: np.ndarray, other_layers: Sequence[str] | None) -> np.
         )
     if values.dtype.kind not in "iuf":
         raise ValueError(f"`cells` must hold numbers; found dtype {values.dtype}. {cure}")
-    if values.dtype.itemsize < 4:
-        values = values.astype(np.float32)  # of less, sums might not be whole
-    in_range = not values.size or (values.min() >= 0 and values.max() < MAX_COUNT)  # NaN is not
-    if in_range and (values.dtype.kind != "f" or (values == np.rint(values)).all()):
-        return values
+    with np.errstate(invalid="ignore"):
+        counts = values.astype(np.uint32)
+    if (counts == values).all():  # of anything but a whole number in range, the cast makes something else
+        return counts
     values = values.astype(np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf
         counts = np.rint(values)
@@ -597,10 +596,9 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             indptr, gene_ids, counts = keep_entries(indptr, seen), gene_ids[seen], counts[seen]
         most = self.max_genes - 1
         limits = row_limits(np.minimum(np.diff(indptr), most) + 1)
-        token_ids = np.full(limits[-1], self.cls_token_id, dtype=np.int64)
-        values = np.full(limits[-1], self.pad_value, dtype=np.float32)
+        token_ids, values = np.empty(limits[-1], dtype=np.int64), np.empty(limits[-1], dtype=np.float32)
         is_gene = np.ones(limits[-1], dtype=bool)
-        is_gene[limits[:-1]] = False
+        token_ids[limits[:-1]], values[limits[:-1]], is_gene[limits[:-1]] = self.cls_token_id, self.pad_value, False
         for rows, entries, piece in row_pieces(indptr):
             ids, raw, tokens = gene_ids[entries], counts[entries], slice(limits[rows.start], limits[rows.stop])
             is_long = np.diff(piece).max() > most
