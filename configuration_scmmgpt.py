@@ -50,7 +50,10 @@ class ScMMGPTCellConfig(PreTrainedConfig):
             Encoded expression values are cut here before they are embedded.
         use_panel_embedding (`bool`):
             Adds a summary of the measured genes to the `<cls>` token, so that "not measured" differs from "not
-            expressed". Off for exact scGPT.
+            expressed", and of how the cell departs from what is typical there. Off for exact scGPT.
+        panel_embedding_size (`int`):
+            Width of the gene embeddings that the panel summary is made of. They are its own: a small encoder is too
+            narrow to tell cells apart by a sum over all their genes.
         pad_token_id, cls_token_id (`int`):
             Gene tokens of padding and of the cell state.
         eoc_token_id (`int`, *optional*):
@@ -76,6 +79,7 @@ class ScMMGPTCellConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-5
     max_value: float = 512.0
     use_panel_embedding: bool = False
+    panel_embedding_size: int = 512
     pad_token_id: int = 60694
     cls_token_id: int = 60695
     eoc_token_id: int | None = None

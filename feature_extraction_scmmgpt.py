@@ -6,15 +6,13 @@ scipy and pandas objects are recognised by what they offer, never by their class
 
 import copy
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin
-from transformers.utils import logging
 
 from .encoding_scmmgpt import (
     binned_values,
@@ -28,25 +26,9 @@ from .encoding_scmmgpt import (
     sum_by_gene,
     take_rows,
 )
-
-logger = logging.get_logger(__name__)
+from .genes_scmmgpt import NAME_COLUMNS, GeneMatchReport, GeneResolver, list_examples
 
 PAD_TOKEN, CLS_TOKEN = "<pad>", "<cls>"
-# Columns of `var` that may name a gene that `var_names` does not, in the order they are asked.
-NAME_COLUMNS = (
-    "ensembl_id",
-    "feature_id",
-    "gene_ids",
-    "gene_id",
-    "feature_name",
-    "gene_symbols",
-    "gene_symbol",
-    "symbol",
-    "gene_name",
-)
-# What follows the stable part is a version (".12") or a copy of the same gene (".15_PAR_Y").
-ENSEMBL_ID = re.compile(r"(ENS[A-Z]*G\d{6,})(?:[._].*)?$")
-MOUSE_NAME = re.compile(r"ENSMUSG\d|[A-Z][a-z]+[0-9A-Za-z.-]*$")
 RAW_LAYER = "raw"  # as `layer`: adata.raw
 # Whole numbers that were stored as float32, or divided and multiplied again, are off by less.
 COUNT_TOLERANCE = 1e-3
@@ -54,56 +36,6 @@ COUNT_TOLERANCE = 1e-3
 MAX_COUNT = 2**40
 # Of a dense matrix or a file, what is looked at together.
 VALUES_AT_A_TIME = 2**23
-
-
-def _examples(names: Iterable[Any], limit: int = 5) -> str:
-    names = list(names)
-    shown = ", ".join(repr(str(name)) for name in names[:limit]) or "none"
-    return f"{shown}, ..." if len(names) > limit else shown
-
-
-@dataclass
-class GeneMatchReport:
-    """
-    How the genes of a file were found in the gene vocabulary.
-
-    Args:
-        num_genes (`int`): Genes of the file, without features that `var["feature_types"]` says are no genes.
-        matched_by_symbol, matched_by_ensembl (`int`): Genes of the file found by each kind of name.
-        merged_duplicates (`int`): Matched genes that an earlier column of the file had matched: their counts are
-            summed.
-        unmatched (`list[str]`): Names of the genes that were not found.
-        num_vocab_genes (`int`): Genes of the vocabulary.
-    """
-
-    num_genes: int
-    matched_by_symbol: int
-    matched_by_ensembl: int
-    merged_duplicates: int
-    unmatched: list[str] = field(repr=False)
-    num_vocab_genes: int
-
-    @property
-    def matched(self) -> int:
-        """Genes of the file that were found."""
-        return self.matched_by_symbol + self.matched_by_ensembl
-
-    @property
-    def share(self) -> float:
-        """
-        Distinct genes found, as a share of the file's genes or of the vocabulary's, whichever are fewer: 30,000 genes
-        against a vocabulary of 765 reach 1 when they contain it, and so do 300 genes that are all in a vocabulary of
-        60,000.
-        """
-        distinct = self.matched - self.merged_duplicates
-        return distinct / max(1, min(self.num_genes, self.num_vocab_genes))
-
-    def __str__(self) -> str:
-        return (
-            f"{self.matched} of {self.num_genes} genes matched a vocabulary of {self.num_vocab_genes} "
-            f"({self.matched_by_symbol} by symbol, {self.matched_by_ensembl} by Ensembl id, {self.merged_duplicates} "
-            f"duplicates summed): share {self.share:.1%}; unmatched: {_examples(self.unmatched)}"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +144,7 @@ def _read_anndata(adata: Any, gene_names: Sequence[str] | None, layer: str | Non
     if matrix is None:
         raise ValueError(
             f"`layer`: the AnnData has no {'X' if layer is None else f'layer {layer!r}'}. Layers available: "
-            f"{_examples(offered, 20)}."
+            f"{list_examples(offered, 20)}."
         )
     names = [list(source.var_names if gene_names is None else gene_names)]
     names += [list(source.var[column]) for column in NAME_COLUMNS if column in source.var.columns]
@@ -315,13 +247,18 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
     r"""
     Turns cells into gene tokens and encoded expression, with genes matched by name.
 
-    The vocabulary is saved in `processor_config.json` (`preprocessor_config.json` when saved alone) as plain lists:
-    under 3 MB for 60,697 genes, a fraction of a tokenizer file, and no copy or download of a model can lose it.
+    The vocabulary is saved in `processor_config.json` (`preprocessor_config.json` when saved alone), every name that
+    it knows included: 4 MB for 55,744 genes with aliases and mouse orthologs, and no copy or download of a model can
+    lose it.
 
     Args:
         vocab (`list[str]`): Gene tokens in id order. Tokens in angle brackets are special; `"<pad>"` and `"<cls>"` are
             required.
         ensembl_ids (`list[str]`, *optional*): Ensembl gene id of each token, `""` where there is none.
+        aliases (`dict[str, str]`, *optional*): Token -> other names of the gene, such as `"CD20|B1"`: aliases,
+            previous symbols, further Ensembl ids.
+        orthologs (`dict[str, dict[str, str]]`, *optional*): Species -> token -> names of its orthologs there, such as
+            `{"mouse": {"CD3D": "Cd3d|ENSMUSG00000032094"}}`: cells of these species are read as well.
         max_genes (`int`, *optional*, defaults to 1200): Most tokens of a cell, `<cls>` included.
         value_encoding (`str`, *optional*, defaults to `"log1p"`): `"log1p"` of 10,000 * count / total over the panel,
             or `"binned"`: scGPT's bins (Cui et al. 2024) with u = 1/2. Both see all expressed genes, before the choice
@@ -346,6 +283,8 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         self,
         vocab: list[str] | None = None,
         ensembl_ids: list[str] | None = None,
+        aliases: dict[str, str] | None = None,
+        orthologs: dict[str, dict[str, str]] | None = None,
         max_genes: int = 1200,
         value_encoding: str = "log1p",
         num_bins: int = 51,
@@ -357,6 +296,8 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         super().__init__(**kwargs)
         self.vocab = vocab
         self.ensembl_ids = ensembl_ids
+        self.aliases = aliases
+        self.orthologs = orthologs
         self.max_genes = max_genes
         self.value_encoding = value_encoding
         self.num_bins = num_bins
@@ -401,19 +342,8 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
 
     def _index_vocab(self) -> None:
         self._vocab_fingerprint = hashlib.sha256("\n".join(self.vocab).encode()).hexdigest()[:16]
-        special = [token.startswith("<") and token.endswith(">") for token in self.vocab]
-        self._gene_token_ids = np.flatnonzero(~np.array(special))
+        self._resolver = GeneResolver(self.vocab, self.ensembl_ids, self.aliases, self.orthologs)
         self._pad_token_id, self._cls_token_id = map(self.vocab.index, (PAD_TOKEN, CLS_TOKEN))
-        self._symbols = {self.vocab[i]: i for i in self._gene_token_ids.tolist()}
-        self._folded: dict[str, int] = {}
-        self._ensembl: dict[str, int] = {}
-        for symbol, i in self._symbols.items():
-            folded = symbol.strip().upper()
-            # Two genes that differ by case only are found by their exact symbol only.
-            self._folded[folded] = -1 if folded in self._folded else i
-            for name in (folded, self.ensembl_ids[i].strip().upper() if self.ensembl_ids else ""):
-                if match := ENSEMBL_ID.match(name):
-                    self._ensembl.setdefault(match[1], i)  # synonyms: the first stands for the gene
 
     @property
     def pad_token_id(self) -> int:
@@ -428,7 +358,7 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
     @property
     def gene_token_ids(self) -> np.ndarray:
         """Ids of the tokens that are genes, ascending, int64."""
-        return self._gene_token_ids
+        return self._resolver.gene_token_ids
 
     def to_dict(self) -> dict[str, Any]:
         """Settings and vocabulary, without the look-up tables that are made from them."""
@@ -438,78 +368,38 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
     def __repr__(self) -> str:
         names = ("max_genes", "value_encoding", "num_bins", "min_match_share")
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-        return f"{type(self).__name__}({len(self._symbols)} genes, {settings})"
+        return f"{type(self).__name__}({self.gene_token_ids.size} genes, {settings})"
 
-    def gene_ids(self, names: Iterable[str]) -> np.ndarray:
+    def gene_ids(self, names: Iterable[str], species: str | None = None) -> np.ndarray:
         """
-        Gene token ids of names, int64, -1 where a name is unknown.
+        Gene token ids of names, int64, -1 where a name is unknown or may mean several genes.
 
         A name is looked up as the exact symbol, then without regard to case (unless two genes differ by case only),
-        then as an Ensembl id without its version.
+        then as an Ensembl id without its version, then as an alias, then as a copy of a name ("CD3D-1").
+
+        Args:
+            names (`Iterable[str]`): Names of genes.
+            species (`str`, *optional*): Species whose names these are, if it is not the vocabulary's own: one of
+                `orthologs`.
+
+        Raises:
+            `ValueError`: when the vocabulary has no orthologs of `species`.
         """
-        return np.array([self._find_gene(name)[0] for name in names], dtype=np.int64)
+        return self._resolver.ids(names, species)
 
-    def _find_gene(self, name: Any) -> tuple[int, str]:
-        """Id of a gene and how it was found; what is not a string (NaN, a position) never is."""
-        if not isinstance(name, str):
-            return -1, ""
-        if name in self._symbols:
-            return self._symbols[name], "symbol"
-        folded = name.strip().upper()
-        if self._folded.get(folded, -1) >= 0:
-            return self._folded[folded], "case"
-        match = ENSEMBL_ID.match(folded)
-        if match and match[1] in self._ensembl:
-            return self._ensembl[match[1]], "ensembl"
-        return -1, ""
-
-    def _match_genes(self, names: list[list[Any]]) -> tuple[np.ndarray, GeneMatchReport]:
-        """Vocabulary id of each feature of a file, -1 where there is none."""
-        found = [self._find_gene(name) for name in names[0]]
-        for others in names[1:]:
-            pairs = zip(found, others, strict=True)
-            found = [old if old[1] else self._find_gene(name) for old, name in pairs]
-        ids = np.array([gene for gene, _ in found], dtype=np.int64)
-        how = [kind for _, kind in found]
-        named = [(str(name), kind) for name, kind in zip(names[0], how, strict=True) if name is not None]
-        report = GeneMatchReport(
-            num_genes=len(named),
-            matched_by_symbol=how.count("symbol") + how.count("case"),
-            matched_by_ensembl=how.count("ensembl"),
-            merged_duplicates=int((ids >= 0).sum() - np.unique(ids[ids >= 0]).size),
-            unmatched=[name for name, kind in named if not kind],
-            num_vocab_genes=self._gene_token_ids.size,
-        )
-        # Cd3d would be found as CD3D; but orthology pairs the genes of two species, not spelling.
-        mouse = [name for name, kind in named if kind in ("", "case") and MOUSE_NAME.match(name)]
-        is_mouse = 2 * len(mouse) > report.num_genes
-        if is_mouse or not report.matched or report.share < self.min_match_share:
-            raise ValueError(self._explain_mismatch(report, mouse if is_mouse else []))
-        logger.info(str(report))
-        return ids, report
-
-    def _explain_mismatch(self, report: GeneMatchReport, mouse: list[str]) -> str:
-        examples = _examples(self.vocab[i] for i in self._gene_token_ids[:6])
-        text = f"`cells`: {report}; the vocabulary holds: {examples}. "
-        if mouse:
-            return text + (
-                f"{len(mouse)} names look like mouse genes (Title case or ENSMUSG): {_examples(mouse)}. Map them to "
-                "the orthologs of the vocabulary's species first."
-            )
-        if not self._ensembl and any(ENSEMBL_ID.match(name.upper()) for name in report.unmatched):
-            text += "This vocabulary was built without Ensembl ids: pass gene symbols. "
-        return text + (
-            f"A share of {self.min_match_share:.1%} is needed. Pass gene symbols or Ensembl ids of the vocabulary's "
-            f"species as `gene_names`, `adata.var_names` or one of its var columns {', '.join(NAME_COLUMNS)}; or "
-            "lower `min_match_share` if so few genes are meant."
-        )
-
-    def align(self, cells: Any, gene_names: Sequence[str] | None = None, layer: str | None = None) -> AlignedCounts:
+    def align(
+        self,
+        cells: Any,
+        gene_names: Sequence[str] | None = None,
+        layer: str | None = None,
+        keep_empty_cells: bool = False,
+    ) -> AlignedCounts:
         """
         Reads raw counts and sorts them by the gene vocabulary.
 
-        Columns that name the same gene are summed. Only the values of matched genes are used, and checked: whole
-        numbers up to 0.001, rounded. Booleans are refused, for they are not counts.
+        Columns that name the same gene are summed, and so are the genes of another species that share an ortholog.
+        Only the values of matched genes are used, and checked: whole numbers up to 0.001, rounded. Booleans are
+        refused, for they are not counts.
 
         Args:
             cells (`Any`): `AnnData` (in memory, backed or a view), a cells x genes matrix (numpy, scipy.sparse,
@@ -520,10 +410,13 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
                 `ensembl_id` and `feature_name` are asked gene by gene.
             layer (`str`, *optional*): Layer of the `AnnData` with the raw counts, if they are not in `X`; `"raw"` for
                 `adata.raw`.
+            keep_empty_cells (`bool`, *optional*, defaults to `False`): keep cells without counts of matched genes, as
+                cells without entries.
 
         Raises:
-            `ValueError`: when too few genes match, the values are not raw counts, or a cell has no counts of matched
-            genes.
+            `ValueError`: when too few genes match, or they are those of a species without orthologs in the vocabulary,
+            or surface proteins; when the values are not raw counts, or, unless `keep_empty_cells`, a cell has no
+            counts of matched genes.
         """
         if hasattr(cells, "panel") and hasattr(cells, "indptr"):
             if gene_names is not None or layer is not None:
@@ -531,15 +424,16 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             if cells.vocab_fingerprint != self._vocab_fingerprint:
                 raise ValueError(
                     f"`cells` was aligned to another gene vocabulary (fingerprint {cells.vocab_fingerprint}) than "
-                    f"this one (fingerprint {self._vocab_fingerprint}, {self._gene_token_ids.size} genes): its ids "
+                    f"this one (fingerprint {self._vocab_fingerprint}, {self.gene_token_ids.size} genes): its ids "
                     "mean other genes. Align the original cells again, with this model's feature extractor."
                 )
             return cells
         table = _read_cells(cells, gene_names, layer)
-        ids, report = self._match_genes(table.names)
+        ids, report = self._resolver.match(table.names, self.min_match_share)
         pieces = list(self._sort_by_gene(ids, table))
         lengths, gene_ids, counts = map(np.concatenate, zip(*pieces, strict=True))
-        self._check_empty_cells(np.flatnonzero(lengths == 0), table, report)
+        if not keep_empty_cells:
+            self._check_empty_cells(np.flatnonzero(lengths == 0), table, report)
         return AlignedCounts(
             indptr=row_limits(lengths),
             gene_ids=gene_ids,
@@ -566,11 +460,12 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
 
     def _check_empty_cells(self, empty: np.ndarray, table: _CountTable, report: GeneMatchReport) -> None:
         if empty.size:
+            species = f", species={report.species!r}" if report.matched_by_ortholog else ""
             names = table.cell_names or [f"cell {i}" for i in range(table.shape[0])]
             raise ValueError(
                 f"`cells`: {empty.size} of {table.shape[0]} cells have no counts in the {report.matched} matched "
-                f"genes: {_examples(names[i] for i in empty)}. Filter them out: keep cells whose counts over the "
-                "columns where `feature_extractor.gene_ids(adata.var_names) >= 0` have a sum above 0."
+                f"genes: {list_examples(names[i] for i in empty)}. Filter them out: keep cells whose counts over the "
+                f"columns where `feature_extractor.gene_ids(adata.var_names{species}) >= 0` have a sum above 0."
             )
 
     def encode(

@@ -202,7 +202,9 @@ class ScMMGPTPreTrainedModel(PreTrainedModel):
         if isinstance(module, ScMMGPTCellModel):
             init.copy_(module.gene_profile, module.uniform_profile())
             if module.config.use_panel_embedding:
-                init.normal_(module.profile_proj.weight, mean=0.0, std=module.config.hidden_size**-0.5)
+                # Orthogonal rows keep the distances between cells, as far as the width allows.
+                init.orthogonal_(module.panel_embeddings.weight, gain=module.config.panel_embedding_size**0.5)
+                init.normal_(module.profile_proj.weight, mean=0.0, std=module.config.panel_embedding_size**-0.5)
         elif isinstance(module, ScMMGPTQFormer | ScMMGPTTextProjector):
             init.normal_(module.query_tokens, mean=0.0, std=std)
         elif isinstance(module, ScMMGPTCellEmbeddings):
@@ -258,9 +260,11 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.norm_first else nn.Identity()
         )
         if config.use_panel_embedding:
-            self.panel_proj = nn.Linear(config.hidden_size, config.hidden_size)
-            self.profile_norm = nn.LayerNorm(config.hidden_size, eps=1e-8)  # its input is a small difference
-            self.profile_proj = nn.Linear(config.hidden_size, config.hidden_size)
+            width = config.panel_embedding_size
+            self.panel_embeddings = nn.Embedding(config.vocab_size, width)
+            self.panel_proj = nn.Linear(width, config.hidden_size)
+            self.profile_norm = nn.LayerNorm(width, eps=1e-8)  # its input is a small difference
+            self.profile_proj = nn.Linear(width, config.hidden_size)
         self.register_buffer("gene_profile", self.uniform_profile())
         self.gradient_checkpointing = False
         self.post_init()
@@ -304,8 +308,8 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(C, D)`.
         """
-        dtype = self.panel_proj.weight.dtype
-        gene_embeds = self.embeddings.gene_norm(self.embeddings.gene_embeddings.weight)
+        gene_embeds = self.panel_embeddings.weight
+        dtype = gene_embeds.dtype
         typical = panel_mask * torch.log1p(1e4 * self.gene_profile.float())
         typical = typical / typical.sum(-1, keepdim=True).clamp(min=1e-6)
         panel_mean = typical.to(dtype) @ gene_embeds

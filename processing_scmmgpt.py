@@ -1,6 +1,6 @@
 """Cells and text to the inputs of scMMGPT, with a placeholder for each cell, and generated cells to named counts.
 
-Remote code: imports the standard library, numpy, torch and transformers only, and the feature extractor beside it.
+Remote code: imports the standard library, numpy, torch and transformers only, and its siblings.
 """
 
 import re
@@ -10,7 +10,8 @@ from typing import Any, Unpack
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin, TextKwargs
 
-from .feature_extraction_scmmgpt import AlignedCounts, GeneMatchReport, ScMMGPTFeatureExtractor, _examples
+from .feature_extraction_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor
+from .genes_scmmgpt import GeneMatchReport, list_examples
 
 Chat = list[dict[str, Any]]
 
@@ -239,8 +240,8 @@ class ScMMGPTProcessor(ProcessorMixin):
             missing = [name for name, i in zip(genes, columns, strict=True) if i < 0]
             if missing:
                 raise ValueError(
-                    f"`genes`: {_examples(missing)} not among the {gene_ids.size} generated genes. Pass symbols or "
-                    "Ensembl ids of genes of the panel."
+                    f"`genes`: {list_examples(missing)} not among the {gene_ids.size} generated genes. Pass symbols "
+                    "or Ensembl ids of genes of the panel."
                 )
             gene_ids, counts = gene_ids[columns], counts[:, columns]
         ensembl_ids = extractor.ensembl_ids or [""] * len(extractor.vocab)

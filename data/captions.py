@@ -1,106 +1,55 @@
-"""Text from the facts known of a cell: descriptions to learn, prompts to generate from, instructions.
+"""Text from the facts known of a cell: descriptions to learn, prompts to generate from, instructions with answers.
 
 Also the two parsers that score such text. Everything is drawn with the generator passed in, so that
 a seed fixes the text. Must not import torch or transformers.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from .definitions import Definitions
+from .details import Details
+from .evidence import CellGenes
 from .facts import CellFacts
-from .grammar import (
-    capitalised,
-    listing,
-    lower_words,
-    plural,
-    sentences,
-    singular,
-    with_article,
-)
-from .ontology import Ontology, normalise
+from .grammar import capitalised, listing, plural, sentences, speaks_of_genes, with_article
+from .markers import MarkerTable
+from .naming import Kinship, TypeNames
+from .ontology import Ontology
+from .origin import ASKED, HEALTHY, HEALTHY_WORD, TOLD, draw_context
+from .questions import Exchange, Questioner
+from .templates import TASKS, WORDINGS, pick, prompts
 
-_HEALTHY = frozenset({"normal", "healthy", "control", "healthy control"})
-_HEALTHY_WORD = "healthy"
 # Facts that texts tell in the words they are known by.
-_TOLD_AS_KNOWN = ("tissue", "sex", "assay", "donor", "condition", "organism")
-# The adjective of a species, and what to call one of its members.
-_SPECIES = {"Homo sapiens": ("human", "donor"), "Mus musculus": ("mouse", "mouse")}
-
-# A name that ends like this needs no further noun: "monocyte", "pDC", "cell of sinusoid".
-_CELL_NOUN = re.compile(
-    r"(?:cell|cyte|blast|phil|phage|neuron|platelet|progenitor|precursor|clast|DC|HSPC|HSC|ILC\d?"
-    r"|NKT|[Tt]reg)(?: (?:of|in|from) .*)?$"
+_TOLD_AS_KNOWN = (
+    "tissue",
+    "sex",
+    "assay",
+    "donor",
+    "condition",
+    "organism",
+    "development_stage",
+    "ethnicity",
+    "suspension_type",
 )
-# Capitalised by nature, though no name of the Cell Ontology shows it.
-_ABBREVIATED_WORDS = frozenset({"Treg"})
-
-_PROMPTS = {
-    "describe": (
-        "<cell> Describe this cell.",
-        "Describe this cell: <cell>",
-        "<cell> What is known about this cell?",
-        "<cell> Write a short description of the cell.",
-        "Here is the expression profile of a cell: <cell> Describe the cell in words.",
-        "<cell> What kind of cell is this, and where does it come from?",
-    ),
-    "annotate": (
-        "<cell> What is the type of this cell?",
-        "Name the type of this cell: <cell>",
-        "<cell> Which cell type is this?",
-        "<cell> Annotate this cell.",
-        "Here is the expression profile of a cell: <cell> Give its cell type.",
-    ),
-}
-_OPENINGS = (
-    "This is {type}{context}.",
-    "This cell is {type}{context}.",
-    "The cell is {type}{context}.",
-    "{type}{context}.",
-    "The expression profile is that of {type}{context}.",
-)
-# `named_genes` looks in sentences that say "genes" or "transcripts".
-_GENE_SENTENCES = (
-    "Highly expressed genes include {genes}.",
-    "Among its prominent transcripts are {genes}.",
-    "Genes that stand out in it are {genes}.",
-)
-_GENE_CLAIM = re.compile(r"\b(?:genes|transcripts)\b", re.IGNORECASE)
 _CONDITION_STYLES = ("bare", "singular", "singular", "plural", "sentence", "definition")
-# Chance that a known fact enters a description, which should teach what the cell shows ...
-_TOLD = {"tissue": 0.85, "organism": 0.6, "disease": 0.7, "sex": 0.5, "assay": 0.5, "condition": 0.7}
-# ... and a prompt, which must work with any of them missing.
-_ASKED = {
-    "tissue": 0.5,
-    "organism": 0.5,
-    "disease": 0.4,
-    "sex": 0.4,
-    "donor": 0.2,
-    "condition": 0.6,
-    "assay": 0.3,
-}
 _ASKED_WITHOUT_TYPE = 0.03
-# Longer definitions would crowd the cell's own facts out of a training text.
-_MAX_DEFINITION = 400
+_REQUESTED = 0.4
+_CALLED_OTHERWISE = 0.3
+# Share of choices that do not hold the right type.
+_NONE_OF_THESE = 0.1
 
 
-def prompts(task: str, rng: np.random.Generator | None = None) -> str:
-    """
-    An instruction with one `<cell>` placeholder.
-
-    Args:
-        task (`str`): "describe" or "annotate".
-        rng (`np.random.Generator`, *optional*): Chooses the wording; the canonical one without it.
-
-    Returns:
-        `str`: The instruction.
-    """
-    if task not in _PROMPTS:
-        raise ValueError(f"`task` is {task!r}, expected one of {sorted(_PROMPTS)}; pass one of these.")
-    choices = _PROMPTS[task]
-    return choices[0] if rng is None else _pick(rng, choices)
+def check_tasks(tasks: Mapping[str, float]) -> None:
+    """Raises a `ValueError` unless `tasks` gives a positive weight to some of [`TASKS`] and none to anything else."""
+    unknown = sorted(set(tasks) - set(TASKS))
+    if unknown or not tasks:
+        raise ValueError(f"`tasks` names {unknown or 'nothing'}, expected weights of {', '.join(TASKS)}; name some.")
+    wrong = {name: weight for name, weight in tasks.items() if not weight > 0}
+    if wrong:
+        raise ValueError(f"`tasks` gives {wrong}, expected weights above 0; leave out what is not wanted.")
 
 
 def named_genes(text: str, gene_vocabulary: Collection[str]) -> list[str]:
@@ -120,7 +69,7 @@ def named_genes(text: str, gene_vocabulary: Collection[str]) -> list[str]:
     words = [
         word.rstrip(".")
         for sentence in sentences(text)
-        if _GENE_CLAIM.search(sentence)
+        if speaks_of_genes(sentence)
         for word in re.findall(r"[\w.+/-]+", sentence)
     ]
     return list(dict.fromkeys(word for word in words if word in gene_vocabulary))
@@ -128,29 +77,80 @@ def named_genes(text: str, gene_vocabulary: Collection[str]) -> list[str]:
 
 class CaptionWriter:
     """
-    Writes about cells in English.
-
-    A cell type is called by its Cell Ontology name where the author's label is that name (case,
-    punctuation, plural and a missing "cell" set aside). Any other label keeps the author's words, so
-    that labels which share a term stay apart, and carries the ontology's name in brackets or in the
-    definition: "CD56+ NK cell (natural killer cell)". A label outside the ontology is quoted as
-    "cell of type Vascular".
+    Writes about cells in English; [`TypeNames`] says how it calls their types.
 
     Args:
         ontology (`Ontology`): Where names and definitions come from.
+        wording (`str`, *optional*, defaults to `"plain"`): "plain", few forms, which a small model learns in minutes;
+            or "varied", which adds paraphrases, requests and alternative names.
+        descriptions (`Mapping[str, tuple[str, ...]]`, *optional*): Longer descriptions of types; see
+            [`read_descriptions`].
+        markers (`MarkerTable`, *optional*): Which genes mark which types.
     """
 
-    def __init__(self, ontology: Ontology) -> None:
+    def __init__(
+        self,
+        ontology: Ontology,
+        wording: str = "plain",
+        descriptions: Mapping[str, tuple[str, ...]] | None = None,
+        markers: MarkerTable | None = None,
+    ) -> None:
+        if wording not in WORDINGS:
+            raise ValueError(f"`wording` is {wording!r}, expected one of {sorted(WORDINGS)}; pass one of these.")
         self.ontology = ontology
-        self._names: dict[tuple[str, str | None], tuple[str, str | None]] = {}
-        self._nouns: frozenset[str] | None = None
+        self.wording = WORDINGS[wording]
+        self.definitions = Definitions(ontology, descriptions)
+        self._names = TypeNames(ontology)
+        self._kinship = Kinship(ontology)
+        self._details = Details(self._names, self._kinship, self.definitions, markers)
+        self._questioner = Questioner(self._names, self._kinship, markers)
+
+    def conversation(
+        self,
+        facts: CellFacts,
+        rng: np.random.Generator,
+        genes: CellGenes | None = None,
+        tasks: Mapping[str, float] | None = None,
+        others: Sequence[CellFacts] = (),
+    ) -> tuple[str, str]:
+        """
+        An instruction about a cell, and the answer to learn.
+
+        Where a task cannot be done with what is known, such as a choice without an ontology id, the cell is described.
+
+        Args:
+            facts (`CellFacts`): What is known of the cell.
+            rng (`np.random.Generator`): Chooses the task, the wording and what is told.
+            genes (`CellGenes`, *optional*): The cell's own counts; without them no gene is spoken of.
+            tasks (`Mapping[str, float]`, *optional*): Weights of "annotate" (name the type), "describe", "elaborate"
+                (a paragraph), "choose" (the type among candidates) and "answer" (questions); "describe" alone if left
+                out.
+            others (`Sequence[CellFacts]`, *optional*): Where the wrong candidates of a choice come from.
+
+        Returns:
+            `tuple[str, str]`: The instruction, with one `<cell>`, and the answer.
+        """
+        exchange: Exchange = None
+        task = _draw_task(tasks, rng) if tasks else "describe"
+        if task == "annotate":
+            exchange = self._instruction("annotate", rng), self.name(facts)
+        elif task == "elaborate":
+            exchange = self._instruction("elaborate", rng), self.elaborate(facts, rng, genes)
+        elif task == "choose":
+            exchange = self._choice(facts, rng, others)
+        elif task == "answer":
+            exchange = self._questioner.ask(facts, rng, genes)
+        if exchange is not None:
+            return exchange
+        top_genes = genes.top() if genes else ()
+        return self._instruction("describe", rng), self.describe(facts, rng, top_genes)
 
     def describe(self, facts: CellFacts, rng: np.random.Generator, top_genes: Sequence[str] = ()) -> str:
         """
         A description to learn: the type first, then origin, definition and genes, as far as known.
 
         Args:
-            facts (`CellFacts`): What is known of the cell. The donor is never told.
+            facts (`CellFacts`): What is known of the cell. The donor is never told, nor the ethnicity.
             rng (`np.random.Generator`): Chooses the wording and which facts are told.
             top_genes (`Sequence[str]`, *optional*): Symbols of genes the cell expresses highly or more
                 than others do, best first. Three descriptions in four name the first three to six.
@@ -158,25 +158,48 @@ class CaptionWriter:
         Returns:
             `str`: One to five sentences.
         """
-        noun, ontology_name = self._name(facts)
-        context, _ = self._context(facts, rng, _TOLD)
+        noun, ontology_name = self._names.of(facts)
+        context, _ = draw_context(facts, rng, TOLD)
         defined = rng.random() < 0.6
         if ontology_name and (not defined or rng.random() < 0.5):
             context = f" ({ontology_name}){context}"
-        opening = _pick(rng, _OPENINGS).format(type=with_article(noun), context=context)
-        parts = [capitalised(opening)]
+        parts = [self._opening(noun, context, rng)]
         if defined and facts.cell_type_id:
-            parts += self._definition(facts.cell_type_id, noun, rng)
+            parts += self.definitions.brief(facts.cell_type_id, noun, rng)
         if top_genes and rng.random() < 0.75:
-            genes = listing(list(top_genes[: int(rng.integers(3, 7))]))
-            parts.append(_pick(rng, _GENE_SENTENCES).format(genes=genes))
+            parts.append(self._gene_sentence(top_genes, rng))
         return " ".join(parts)
+
+    def elaborate(self, facts: CellFacts, rng: np.random.Generator, genes: CellGenes | None = None) -> str:
+        """
+        A paragraph: what [`describe`] tells, and of the type its other names, its kind, a longer description and its
+        markers, and what the tissue, the disease or the assay is; each as far as known, and each in part of the draws.
+
+        Args:
+            facts (`CellFacts`): What is known of the cell. The donor is never told, nor the ethnicity.
+            rng (`np.random.Generator`): Chooses.
+            genes (`CellGenes`, *optional*): The cell's own counts, which every statement on genes agrees with.
+
+        Returns:
+            `str`: One to about ten sentences.
+        """
+        noun, ontology_name = self._names.of(facts)
+        context, told = draw_context(facts, rng, TOLD)
+        gloss = f" ({ontology_name})" if ontology_name else ""
+        parts = [self._opening(noun, gloss + context, rng), *self._details.of_type(facts, rng)]
+        about_genes = self._details.of_genes(facts, rng, genes) if genes else []
+        if genes and rng.random() < 0.75 and (top := genes.top()):
+            about_genes.append(self._gene_sentence(top, rng))
+        about_origin = self._details.of_origin(facts, told, rng)
+        rest = [about_genes, about_origin] if rng.random() < 0.5 else [about_origin, about_genes]
+        return " ".join([*parts, *rest[0], *rest[1]])
 
     def condition(self, facts: CellFacts, rng: np.random.Generator) -> str:
         """
         A prompt that asks for cells, from a bare type to a sentence with a definition.
 
-        Names the type in nearly every draw and a random part of the other facts, never genes.
+        Names the type in nearly every draw and a random part of the other facts, never genes. With varied wording, a
+        part of the prompts are requests: "Generate a T cell from the lung."
 
         Args:
             facts (`CellFacts`): What is known of the cell.
@@ -185,11 +208,20 @@ class CaptionWriter:
         Returns:
             `str`: One to three sentences, or a name.
         """
-        return self.condition_and_facts(facts, rng)[0]
+        if not self.wording.requests or rng.random() >= _REQUESTED:
+            return self.condition_and_facts(facts, rng)[0]
+        noun, gloss = self._called(facts, rng)
+        context, _ = draw_context(facts, rng, ASKED)
+        if rng.random() < 0.3:
+            cell = f"{plural(noun)}{gloss}{context}"
+        else:
+            cell = f"{with_article(noun)}{gloss}{context}"
+        requests = [text for text in self.wording.requests if not (cell.startswith(plural(noun)) and " does " in text)]
+        return pick(rng, requests).format(cell=cell)
 
     def condition_and_facts(self, facts: CellFacts, rng: np.random.Generator) -> tuple[str, CellFacts]:
         """
-        The text of [`condition`], and which of the facts it tells.
+        A text that is true of a cell, as [`condition`] asks for it, and which of the facts it tells.
 
         Args:
             facts (`CellFacts`): What is known of the cell.
@@ -198,24 +230,24 @@ class CaptionWriter:
         Returns:
             `tuple[str, CellFacts]`: The text, and the told facts, `None` where nothing is said.
         """
-        context, told = self._context(facts, rng, _ASKED)
+        context, told = draw_context(facts, rng, ASKED)
         if context and rng.random() < _ASKED_WITHOUT_TYPE:
             return f"A cell{context}.", told
         kind = {"cell_type": facts.cell_type, "cell_type_id": facts.cell_type_id}
         told = replace(told, **kind)
-        noun, ontology_name = self._name(facts)
-        gloss = f" ({ontology_name})" if ontology_name and rng.random() < 0.5 else ""
-        style = _pick(rng, _CONDITION_STYLES)
+        noun, gloss = self._called(facts, rng)
+        style = pick(rng, _CONDITION_STYLES)
         if style == "bare":
             return f"{noun}{gloss}", CellFacts(**kind)
         if style == "plural":
+            ontology_name = self._names.of(facts)[1]
             glosses = f" ({plural(ontology_name)})" if gloss else ""
             return f"{capitalised(plural(noun))}{glosses}{context}.", told
         if style == "sentence":
             return f"This is {with_article(noun)}{gloss}{context}.", told
         text = f"{capitalised(with_article(noun))}{gloss}{context}."
         if style == "definition" and facts.cell_type_id:
-            text = " ".join([text, *self._definition(facts.cell_type_id, noun, rng)])
+            text = " ".join([text, *self.definitions.brief(facts.cell_type_id, noun, rng)])
         return text, told
 
     def is_true(self, told: Sequence[CellFacts], facts: Sequence[CellFacts]) -> np.ndarray:
@@ -240,16 +272,14 @@ class CaptionWriter:
         """`(len(facts), fields)`: each fact as texts tell it, so that synonyms are equal; "" where there is none."""
         rows = []
         for fact in facts:
-            kind = " = ".join(filter(None, self._name(fact))) if fact.cell_type else ""
-            disease = _HEALTHY_WORD if (fact.disease or "").casefold() in _HEALTHY else fact.disease
+            kind = " = ".join(filter(None, self._names.of(fact))) if fact.cell_type else ""
+            disease = HEALTHY_WORD if (fact.disease or "").casefold() in HEALTHY else fact.disease
             rows.append([kind, disease, *(getattr(fact, field) for field in _TOLD_AS_KNOWN)])
         return np.array([[claim or "" for claim in row] for row in rows], dtype=object)
 
     def name(self, facts: CellFacts) -> str:
         """Returns the canonical text of a cell's type: "A CD56+ NK cell (natural killer cell)."."""
-        noun, ontology_name = self._name(facts)
-        gloss = f" ({ontology_name})" if ontology_name else ""
-        return f"{capitalised(with_article(noun))}{gloss}."
+        return self._names.canonical(facts)
 
     def candidates(self, label: str, cell_type_id: str | None = None) -> list[str]:
         """
@@ -265,7 +295,7 @@ class CaptionWriter:
         """
         cell_type_id = cell_type_id or self.ontology.resolve(label)
         facts = CellFacts(cell_type=label, cell_type_id=cell_type_id)
-        noun, _ = self._name(facts)
+        noun, _ = self._names.of(facts)
         texts = [
             self.name(facts),
             noun,
@@ -273,14 +303,14 @@ class CaptionWriter:
             f"This is {with_article(noun)}.",
             f"{capitalised(plural(noun))}.",
         ]
-        definition = self.ontology.definition(cell_type_id) if cell_type_id else None
+        definition = self.definitions.first(cell_type_id, "It") if cell_type_id else None
         if definition:
-            texts.append(f"{texts[0]} {_as_sentence(sentences(definition)[0], 'It')}")
+            texts.append(f"{texts[0]} {definition}")
         return list(dict.fromkeys(texts))
 
     def type_name(self, label: str) -> str:
         """Returns the noun by which texts call a label: "CD19+ B cell" for "CD19+ B"."""
-        return self._name(CellFacts(cell_type=label))[0]
+        return self._names.of(CellFacts(cell_type=label))[0]
 
     def mentioned_type(self, text: str, labels: Sequence[str]) -> str | None:
         """
@@ -299,126 +329,52 @@ class CaptionWriter:
         Raises:
             ValueError: Two labels are written alike, as "B cell" and "B cells" are.
         """
-        label_of: dict[str, str] = {}
-        for label in dict.fromkeys(labels):
-            for form in (self.type_name(label), plural(self.type_name(label))):
-                other = label_of.setdefault(form.casefold(), label)
-                if other != label:
-                    raise ValueError(
-                        f"`labels` holds {other!r} and {label!r}, which are both written {form!r}; "
-                        "merge them into one label."
-                    )
-        forms = sorted(label_of, key=len, reverse=True)
-        if not forms:
+        return self._names.mentioned(text, labels)
+
+    def _called(self, facts: CellFacts, rng: np.random.Generator) -> tuple[str, str]:
+        """Draws what a prompt calls a type, and the ontology's name in brackets, or nothing."""
+        noun, ontology_name = self._names.of(facts)
+        if self.wording.synonyms and rng.random() < _CALLED_OTHERWISE and (others := self._names.synonyms(facts)):
+            return pick(rng, others), ""
+        return noun, f" ({ontology_name})" if ontology_name and rng.random() < 0.5 else ""
+
+    def _opening(self, noun: str, context: str, rng: np.random.Generator) -> str:
+        # Not "This cell is a cell".
+        choices = [text for text in self.wording.openings if noun != "cell" or " cell " not in text]
+        return capitalised(pick(rng, choices).format(type=with_article(noun), context=context))
+
+    def _instruction(self, task: str, rng: np.random.Generator) -> str:
+        return pick(rng, self.wording.prompts[task])
+
+    def _gene_sentence(self, top_genes: Sequence[str], rng: np.random.Generator) -> str:
+        genes = listing(list(top_genes[: int(rng.integers(3, 7))]))
+        return pick(rng, self.wording.genes).format(genes=genes)
+
+    def _choice(self, facts: CellFacts, rng: np.random.Generator, others: Sequence[CellFacts]) -> Exchange:
+        """The type among two to five candidates, of which the cell is at most one."""
+        if facts.cell_type_id is None or facts.cell_type is None:
             return None
-        pattern = "|".join(map(re.escape, forms))
-        found = re.search(rf"(?<![\w+/-])(?:{pattern})(?![\w+/-])", text, re.IGNORECASE)
-        return label_of[found.group().casefold()] if found else None
-
-    def _name(self, facts: CellFacts) -> tuple[str, str | None]:
-        """Returns the noun for a cell's type, and the ontology's name where the noun is another."""
-        if facts.cell_type is None:
-            return "cell", None
-        key = (facts.cell_type, facts.cell_type_id)
-        if key not in self._names:
-            noun = self._noun(facts.cell_type)
-            ontology_name = self.ontology.label(facts.cell_type_id) if facts.cell_type_id else None
-            same = ontology_name is not None and normalise(noun) == normalise(ontology_name)
-            self._names[key] = noun, None if same else ontology_name
-        return self._names[key]
-
-    def _noun(self, label: str) -> str:
-        term_id = self.ontology.resolve(label)
-        if term_id is not None:
-            ontology_name = self.ontology.label(term_id)
-            if normalise(ontology_name) in (normalise(label), f"{normalise(label)} cell"):
-                return ontology_name
-        noun = lower_words(singular(label), self._proper_nouns())
-        if _CELL_NOUN.search(noun):
-            return noun
-        return f"{noun} cell" if term_id is not None else f"cell of type {label}"
-
-    def _proper_nouns(self) -> frozenset[str]:
-        if self._nouns is None:
-            self._nouns = self.ontology.proper_nouns() | _ABBREVIATED_WORDS
-        return self._nouns
-
-    def _definition(self, term_id: str, noun: str, rng: np.random.Generator) -> list[str]:
-        """Returns the first sentence of a term's definition, sometimes the second, or nothing."""
-        text = self.ontology.definition(term_id)
-        told = sentences(text)[: 2 if rng.random() < 0.3 else 1] if text else []
-        while told and sum(map(len, told)) > _MAX_DEFINITION:
-            told.pop()
-        if not told:
-            return []
-        ontology_name = self.ontology.label(term_id)
-        named = normalise(ontology_name) != normalise(noun) or rng.random() < 0.5
-        subject = capitalised(with_article(ontology_name)) if named else "It"
-        return [_as_sentence(told[0], subject), *told[1:]]
-
-    def _context(self, facts: CellFacts, rng: np.random.Generator, chances: dict[str, float]) -> tuple[str, CellFacts]:
-        """Returns where a cell comes from, as it follows the cell's name, from a draw of its facts; and the draw."""
-        kept = {field for field, chance in chances.items() if rng.random() < chance}
-        told = CellFacts(**{field: getattr(facts, field) for field in kept})
-        is_animal = facts.organism not in (None, "Homo sapiens")
-        person = self._person(told, is_animal)
-        species = _SPECIES.get(told.organism or "", (told.organism, ""))[0]
-        text = ""
-        if told.tissue and species and not told.sex and not told.disease and rng.random() < 0.5:
-            text = f" from {species} {told.tissue}"
-        elif told.tissue:
-            text = f" from the {told.tissue}" + (f" of {with_article(person)}" if person else "")
-        elif person:
-            text = f" from {with_article(person)}"
-        if told.donor:
-            donor = told.donor if told.donor.casefold().startswith("donor") else f"donor {told.donor}"
-            text += f" ({donor})" if text else f" from {donor}"
-        if told.condition:
-            text += f", in the {told.condition} condition"
-        if told.assay:
-            text += f", {_pick(rng, ('profiled with', 'measured with'))} {told.assay}"
-        if person and is_animal:
-            told = replace(told, organism=facts.organism)  # "a female animal" is no person
-        return text, told
-
-    @staticmethod
-    def _person(told: CellFacts, is_animal: bool) -> str:
-        """Returns whom the cell comes from, such as "healthy female human donor", or nothing."""
-        if not (told.sex or told.disease or told.organism):
-            return ""
-        healthy = told.disease is not None and told.disease.casefold() in _HEALTHY
-        ill = told.disease is not None and not healthy
-        species, member = _SPECIES.get(told.organism or "", (told.organism, "animal" if is_animal else "donor"))
-        if ill and member == "donor":
-            member = "patient"
-        words = [_HEALTHY_WORD if healthy else None, told.sex, species if species != member else None, member]
-        return " ".join(filter(None, words)) + (f" with {told.disease}" if ill else "")
+        wrong = self._kinship.distractors(facts, others, int(rng.integers(1, 5)), rng)
+        is_among = len(wrong) < 2 or rng.random() >= _NONE_OF_THESE
+        if not wrong:
+            return None
+        candidates = [self._names.of(fact)[0] for fact in (facts, *wrong)][0 if is_among else 1 :]
+        candidates = [candidates[i] for i in rng.permutation(len(candidates))]
+        # "CD4-positive, alpha-beta T cell" has a comma of its own.
+        mark = "; " if any("," in name for name in candidates) else ", "
+        options = f"{mark.join(candidates[:-1])}{mark.rstrip() if mark == '; ' else ''} or {candidates[-1]}"
+        question = self._instruction("choose", rng).format(options=options)
+        answer = f"{capitalised(with_article(self._names.of(facts)[0]))}."
+        return question, answer if is_among else "None of these."
 
 
-def _as_sentence(definition: str, subject: str) -> str:
-    """
-    Turns the first sentence of a definition into one with a subject.
-
-    "A lymphocyte that ..." becomes "It is a lymphocyte that ..."; what is a sentence already, speaks of
-    many cells or starts without an article keeps its form.
-    """
-    definition = definition if definition.endswith((".", "!", "?")) else f"{definition}."
-    phrase = re.match(r"(?:An?|Any|A\(n\)) (?P<rest>.*)$", definition, re.DOTALL)
-    if phrase is None:
-        return capitalised(definition)
-    # The article is put anew: some definitions have the wrong one.
-    noun_phrase = with_article(phrase.group("rest"))
-    if _has_main_verb(definition) or re.match("(?:class|group|population)s? of", phrase.group("rest")):
-        return capitalised(noun_phrase)
-    return f"{subject} is {noun_phrase}"
+def _draw_task(tasks: Mapping[str, float], rng: np.random.Generator) -> str:
+    draw, total = rng.random() * sum(tasks.values()), 0.0
+    for task, weight in tasks.items():
+        total += weight
+        if draw < total:
+            return task
+    return task
 
 
-def _has_main_verb(definition: str) -> bool:
-    """Tells "A pigment cell is a cell ..." from "A cell that is ..."."""
-    before_verb = re.split(r"\b(?:is|are|has|have)\b", definition, maxsplit=1)
-    relative = re.search(r"\b(?:that|which|whose|who|where|when|with|having|,)\b|,", before_verb[0])
-    return len(before_verb) > 1 and relative is None
-
-
-def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[int(rng.integers(len(choices)))]
+__all__ = ["CaptionWriter", "check_tasks", "named_genes", "prompts"]

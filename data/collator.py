@@ -4,7 +4,7 @@ A batch holds exactly what the wanted losses need, under the names that the mode
 for a cell depends on its own seed, never on the batch. Must not import the model.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -16,10 +16,10 @@ from ..encoding_scmmgpt import pad_ragged, pad_rows
 from ..processing_scmmgpt import ScMMGPTProcessor
 from .augment import RandomPanels, drop_genes, mask_tokens, mix_with_twins
 from .blocks import CellBlock
-from .captions import CaptionWriter, prompts
+from .captions import CaptionWriter, check_tasks
 from .dataset import CellBatch
+from .evidence import CellGenes, GeneBackground
 from .facts import CellFacts
-from .profile import characteristic_genes
 
 CELL_LOSSES = ("cell_reconstruction", "masked_expression")
 PAIR_LOSSES = ("contrastive", "matching")
@@ -44,7 +44,7 @@ class ScMMGPTDataCollator:
         panel_dropout (`float`): share of cells that are seen as if fewer genes had been measured.
         min_panel_share (`float`): such a panel keeps at least about this share of the genes.
         max_mask_share (`float`): a cell's masked share is drawn from 0 to this.
-        annotate_share (`float`): share of language examples that ask for the type alone.
+        tasks (`Mapping[str, float]`): weight of each kind of language example; see [`CaptionWriter.conversation`].
         num_named_genes (`int`): genes at most that a description may name.
         layout (`str`): "padded", cells `(C, G)` filled up to the longest; or "packed", all tokens one after another
             `(N,)`, with `cell_cu_seqlens` `(C + 1,)` int32 in place of `cell_attention_mask`.
@@ -58,10 +58,11 @@ class ScMMGPTDataCollator:
     panel_dropout: float = 0.5
     min_panel_share: float = 0.3
     max_mask_share: float = 0.4
-    annotate_share: float = 0.3
+    tasks: Mapping[str, float] = field(default_factory=lambda: {"annotate": 0.3, "describe": 0.7})
     num_named_genes: int = 5
     layout: Literal["padded", "packed"] = "padded"
     _tokens_of_text: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
+    _background: GeneBackground = field(init=False, repr=False)
     _last_panels: RandomPanels | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -70,13 +71,17 @@ class ScMMGPTDataCollator:
             raise ValueError(f"`losses` names {unknown}; the model has {list(LOSSES)}.")
         if self.layout not in ("padded", "packed"):
             raise ValueError(f"`layout`={self.layout!r}: expected 'padded' or 'packed'.")
-        for name in ("mixing", "panel_dropout", "min_panel_share", "max_mask_share", "annotate_share"):
+        for name in ("mixing", "panel_dropout", "min_panel_share", "max_mask_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"`{name}`={getattr(self, name)}: expected a share in [0, 1].")
+        check_tasks(self.tasks)
+        self._background = GeneBackground(self.processor.feature_extractor.vocab, self.profile, self.num_named_genes)
 
     def __call__(self, batch: CellBatch) -> dict[str, torch.Tensor]:
         """`C` cells -> the batch fields that [`ScMMGPTForConditionalGeneration.forward`] documents."""
-        cells = mix_with_twins(batch.cells, batch.twins, batch.seeds, self.mixing)
+        cells = batch.cells
+        if self.mixing:
+            cells = mix_with_twins(cells, batch.twins, batch.seeds, self.mixing)
         cells, panels = drop_genes(cells, self._random_panels(batch), batch.seeds, self.panel_dropout)
         tensors = self._cells(cells, panels, batch.seeds)
         if set(self.losses) <= set(CELL_LOSSES):
@@ -86,7 +91,7 @@ class ScMMGPTDataCollator:
         if set(self.losses) & set(PAIR_LOSSES):
             tensors |= self._descriptions(facts, rngs)
         if "language" in self.losses:
-            tensors |= self._conversations(cells, facts, rngs)
+            tensors |= self._conversations(cells, panels, batch.facts, rngs)
         if "flow" in self.losses:
             pairs = zip(facts, rngs, strict=True)
             tensors |= self._texts("condition", [self.writer.condition(fact, rng) for fact, rng in pairs])
@@ -149,12 +154,22 @@ class ScMMGPTDataCollator:
         return self._texts("description", list(texts)) | {"description_is_true": torch.as_tensor(is_true)}
 
     def _conversations(
-        self, cells: CellBlock, facts: list[CellFacts], rngs: list[np.random.Generator]
+        self,
+        cells: CellBlock,
+        panels: Sequence[np.ndarray],
+        facts: Sequence[CellFacts],
+        rngs: list[np.random.Generator],
     ) -> dict[str, torch.Tensor]:
         """Instruction with one cell, then the answer; only the answer is learnt."""
         tokenizer = self.processor.tokenizer
         copies = self.processor.cell_token * self.processor.num_cell_tokens
-        pairs = [self._instruction(cells, row, facts[row], rng) for row, rng in enumerate(rngs)]
+        pairs = []
+        for row, rng in enumerate(rngs):
+            entries = slice(*cells.indptr[row : row + 2])
+            panel = panels[cells.panel_index[row]]
+            genes = CellGenes(self._background, cells.gene_ids[entries], cells.counts[entries], panel)
+            known = facts[cells.facts_index[row]]
+            pairs.append(self.writer.conversation(known, rng, genes, self.tasks, others=facts))
         prompts_ids = self._tokenise([prompt.replace(self.processor.cell_token, copies) for prompt, _ in pairs])
         answers_ids = tokenizer(["\n" + answer for _, answer in pairs], add_special_tokens=False)["input_ids"]
         answers_ids = [[*ids, tokenizer.eos_token_id] for ids in answers_ids]
@@ -166,16 +181,6 @@ class ScMMGPTDataCollator:
             "attention_mask": torch.as_tensor(pad_rows([np.ones_like(sequence) for sequence in sequences], 0)),
             "labels": torch.as_tensor(pad_rows(labels, -100)),
         }
-
-    def _instruction(self, cells: CellBlock, row: int, facts: CellFacts, rng: np.random.Generator) -> tuple[str, str]:
-        if rng.random() < self.annotate_share:
-            return prompts("annotate", rng), self.writer.name(facts)
-        entries = slice(*cells.indptr[row : row + 2])
-        genes = characteristic_genes(
-            cells.gene_ids[entries], cells.counts[entries], self.profile, self.num_named_genes
-        )
-        symbols = [self.processor.feature_extractor.vocab[gene] for gene in genes]
-        return prompts("describe", rng), self.writer.describe(facts, rng, top_genes=symbols)
 
 
 __all__ = ["CELL_LOSSES", "LOSSES", "PAIR_LOSSES", "TEXT_LOSSES", "ScMMGPTDataCollator"]

@@ -11,7 +11,17 @@ _VOWEL_LETTERS = frozenset("AEFHILMNORSX")
 _SPOKEN_ACRONYMS = frozenset({"FOXP", "LAMP", "MAIT", "NAIVE", "RORA", "RORB", "SOX"})
 _YOU_SOUND = re.compile(r"(?:uni|ure|uro|ute|use|usu|eu|one\b|once)", re.IGNORECASE)
 # Abbreviations whose full stop ends no sentence.
-_ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|cf|vs|approx|resp|et al|Jr|Fig|spp|sp|ca)|\b[A-Z])\.$")
+_ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|cf|vs|approx|resp|abbr|et al|Jr|Fig|spp|sp|ca)|\b[A-Z])\.$")
+_GENE_WORD = re.compile(r"\b(?:genes|transcripts)\b", re.IGNORECASE)
+
+# "cells of the the kidney". "had had" may be meant.
+_DOUBLED_WORD = re.compile(
+    r"\b(a|an|and|are|by|for|from|in|is|of|on|or|that|the|to|which|with) \1\b(?!-)", re.IGNORECASE
+)
+# Only where the spelling leaves no doubt; "A" within a sentence may be a letter: "type A enteroendocrine cell".
+_ARTICLE = r"(\ba|^A|(?<=\. )A)"
+_A_FOR_AN = re.compile(rf"{_ARTICLE} (?=(?:[ai]|o(?!ne\b|nce)|e(?!u))[a-z]{{2}})")
+_AN_FOR_A = re.compile(rf"{_ARTICLE}n (?=[bcdfgjklmnpqrstvwxyz][a-z]{{2}})")
 
 _HEAD_NOUN = re.compile(
     r"(?P<head>.*?)(?P<rest>(?: (?:of|in|from|with|on|that) .*| \(.*|(?<=cell|cyte|last|phil|hage|uron), .*)?)$"
@@ -77,6 +87,19 @@ def lower_words(text: str, proper_nouns: frozenset[str] = frozenset()) -> str:
         return word if word in proper_nouns else word.lower()
 
     return re.sub(r"(?<![\w+])[A-Z][a-z]{2,}(?![\w+])", lower, text)
+
+
+def tidy(text: str) -> str:
+    """Puts running text on one line and mends slips of the pen: articles, doubled words and stops, stray spaces."""
+    text = _DOUBLED_WORD.sub(r"\1", " ".join(text.replace("\u200b", "").split()))
+    text = _A_FOR_AN.sub(r"\1n ", text)
+    text = _AN_FOR_A.sub(r"\1 ", text)
+    return re.sub(r"(?<!\.)\.\.(?!\.)", ".", re.sub(r" +(?=[.,;:](?:\s|$))", "", text))
+
+
+def speaks_of_genes(sentence: str) -> bool:
+    """Tells whether a sentence says something of "genes" or "transcripts", as statements on expression do."""
+    return _GENE_WORD.search(sentence) is not None
 
 
 def sentences(text: str) -> list[str]:

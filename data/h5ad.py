@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import scipy.sparse as sp
 
-from ..feature_extraction_scmmgpt import ENSEMBL_ID, NAME_COLUMNS
+from ..genes_scmmgpt import ENSEMBL_ID, NAME_COLUMNS
 from .ontology import Ontology
 
 # Values kept with three decimals or in float16 are off by up to two parts in a thousand.
@@ -35,6 +35,11 @@ def read_cells(path: str | PathLike) -> anndata.AnnData:
     Raises:
         ValueError: The file is missing, is no HDF5 file, or holds no AnnData.
     """
+    return anndata.read_h5ad(check_h5ad(path))
+
+
+def check_h5ad(path: str | PathLike) -> Path:
+    """The path of an `.h5ad` file; raises a `ValueError` when it is missing, no HDF5 file, or holds no AnnData."""
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
@@ -48,7 +53,7 @@ def read_cells(path: str | PathLike) -> anndata.AnnData:
             f"`path` is '{path}', an HDF5 file of {groups} without `obs` and `var`; convert it to AnnData first "
             "(`scanpy.read_10x_h5` reads the files of Cell Ranger)."
         )
-    return anndata.read_h5ad(path)
+    return path
 
 
 def take_counts(adata: anndata.AnnData, layer: str | None) -> anndata.AnnData:

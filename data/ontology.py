@@ -1,7 +1,8 @@
 """Names, definitions and ancestry of ontology terms, read offline from the package cellxgene-ontology-guide.
 
-Knows the Cell Ontology (CL), UBERON (tissues), MONDO (diseases) and EFO (assays). Must not import torch, transformers
-or anything of this package but `author_labels`.
+Knows the Cell Ontology (CL), UBERON (tissues), MONDO (diseases) and EFO (assays), and the names of what else CELLxGENE
+writes as ids: stages (HsapDv, MmusDv), sexes (PATO) and ethnicities (HANCESTRO). Must not import torch,
+transformers or anything of this package but `author_labels` and `grammar`.
 """
 
 import re
@@ -11,14 +12,19 @@ from importlib.metadata import version as package_version
 from cellxgene_ontology_guide.supported_versions import CXGSchema
 
 from .author_labels import BLOOD_LABELS
+from .grammar import tidy
 
 ONTOLOGIES = ("CL", "UBERON", "MONDO", "EFO")
+# Prefix of an id -> ontology that holds its term.
+_FILED_UNDER = {name: name for name in (*ONTOLOGIES, "HsapDv", "MmusDv", "PATO", "HANCESTRO")} | {"AfPO": "HANCESTRO"}
 
 _CITATION = re.compile(
-    r"\s*(?:\[[^\]]*\]|\((?:[^()]*\b(?:19|20)\d\d[a-z]?\b[^()]*|(?:PMID|DOI|Ref)\b[^()]*|https?:[^()]*)\))",
+    r"\s*(?:\[[^\]]*\]|\((?:[^()]*\b(?:19|20)\d\d[a-z]?\b[^()]*|(?:PMID|DOI|Ref)\b[^()]*|[A-Z]{2,}:\d{4,}|https?:[^()]*)\))",
     re.IGNORECASE,
 )
 _GREEK = str.maketrans({"α": "alpha ", "β": "beta ", "γ": "gamma ", "δ": "delta "})
+# Synonyms that read badly in running text.
+_AWKWARD_SYNONYM = re.compile(r"[()\[\]{};:\"|]|\bobsolete\b|.{61}", re.IGNORECASE)
 _PLURAL_WORD = re.compile(r"\b(\w*(?:cell|cyte|blast|phil|phage|neuron|platelet))s\b")
 
 
@@ -54,6 +60,7 @@ class Ontology:
     def __init__(self) -> None:
         self._schema = CXGSchema()
         self._name_index: dict[str, tuple[dict[str, str], dict[str, set[str]]]] = {}
+        self._families: dict[str, dict[str, frozenset[str]]] = {}
 
     @property
     def version(self) -> str:
@@ -74,17 +81,29 @@ class Ontology:
         Raises:
             ValueError: The id is unknown, or obsolete without a replacement in these ontologies.
         """
-        term = self._term(term_id)
-        current_id = term_id
+        current_id = self.find_current(term_id)
+        if current_id is None:
+            term = self._term(term_id)
+            raise ValueError(
+                f"`term_id` {term_id!r} ({term['label']}) is obsolete and has no replacement in "
+                f"{', '.join(ONTOLOGIES)}; {self._advice(term)}."
+            )
+        return current_id
+
+    def find_current(self, term_id: str) -> str | None:
+        """As [`current`], but `None` for an obsolete id without a replacement."""
+        term, current_id = self._term(term_id), term_id
         while term["deprecated"]:
             successor = term.get("replaced_by")
-            if successor is None or successor.partition(":")[0] not in ONTOLOGIES:
-                raise ValueError(
-                    f"`term_id` {term_id!r} ({term['label']}) is obsolete and has no replacement in "
-                    f"{', '.join(ONTOLOGIES)}; {self._advice(term)}."
-                )
+            if successor is None or successor.partition(":")[0] not in _FILED_UNDER:
+                return None
             current_id, term = successor, self._term(successor)
         return current_id
+
+    @staticmethod
+    def knows(term_id: str) -> bool:
+        """Tells whether an id is of one of the ontologies that are read; of others, such as FBbt, nothing is known."""
+        return term_id.partition(":")[0] in _FILED_UNDER
 
     def label(self, term_id: str) -> str:
         """Returns the name of a term, such as "natural killer cell" for "CL:0000623"."""
@@ -95,7 +114,7 @@ class Ontology:
         text = self._term(self.current(term_id)).get("description")
         if not text:
             return None
-        return " ".join(_CITATION.sub("", text).split()) or None
+        return tidy(_CITATION.sub("", text)) or None
 
     def definitions(self, ontology: str = "CL") -> list[str]:
         """Returns the definitions of all current terms of an ontology, in the order of their ids."""
@@ -122,6 +141,58 @@ class Ontology:
     def is_descendant(self, term_id: str, ancestor_id: str, include_self: bool = False) -> bool:
         """Tells whether `term_id` lies below `ancestor_id`; a term is below itself only with `include_self`."""
         return self.current(ancestor_id) in self.ancestors(term_id, include_self=include_self)
+
+    def parents(self, term_id: str) -> list[str]:
+        """Returns the ids of the terms directly above a term, in the order of their ids."""
+        above: dict[str, int] = self._term(self.current(term_id))["ancestors"]
+        return sorted(ancestor_id for ancestor_id, distance in above.items() if distance == 1)
+
+    def line_of_descent(self, term_id: str) -> list[str]:
+        """Returns a term and every term above it, each before what lies above it, the one with fewer kinds first."""
+        current_id = self.current(term_id)
+        return [current_id, *sorted(self.ancestors(current_id), key=lambda i: (self.num_kinds(i), i))]
+
+    def num_kinds(self, term_id: str) -> int:
+        """Returns how many current terms lie below a term, itself included: small where a term says much."""
+        return len(self._family(self.current(term_id)))
+
+    def are_exclusive(self, term_id: str, other_id: str) -> bool:
+        """
+        Tells whether nothing can be both of two things, as far as their ontology knows: no term lies below both.
+
+        Ontologies hardly ever state that two terms exclude each other, so this is a reading of what they leave out. A
+        "memory T cell" and a "CD4-positive T cell" have kinds in common and are not exclusive, a "T cell" and a
+        "B cell" are.
+
+        Args:
+            term_id, other_id (`str`): Ids of one ontology.
+        """
+        return self._family(self.current(term_id)).isdisjoint(self._family(self.current(other_id)))
+
+    def synonyms(self, term_id: str) -> list[str]:
+        """
+        Other names that mean a term exactly and no other term of its ontology.
+
+        Left out are spellings of the name itself, and what reads badly in running text.
+
+        Args:
+            term_id (`str`): An id such as "CL:0000236".
+
+        Returns:
+            `list[str]`: Such as "B lymphocyte", in the order of the ontology.
+        """
+        current_id = self.current(term_id)
+        names, carriers = self._index(current_id.partition(":")[0])
+        taken = {normalise(self.label(current_id))}
+        chosen = []
+        # The package holds exact synonyms only.
+        for synonym in self._term(current_id).get("synonyms", ()):
+            plain = normalise(synonym)
+            owners = carriers.get(plain, set()) | {names.get(plain, current_id)}
+            if plain and plain not in taken and owners == {current_id} and not _AWKWARD_SYNONYM.search(synonym):
+                taken.add(plain)
+                chosen.append(" ".join(synonym.split()))
+        return chosen
 
     def proper_nouns(self, ontology: str = "CL") -> frozenset[str]:
         """
@@ -194,18 +265,30 @@ class Ontology:
             self._name_index[ontology] = names, synonyms
         return self._name_index[ontology]
 
+    def _family(self, term_id: str) -> frozenset[str]:
+        """Returns a current term and all current terms below it."""
+        ontology = _FILED_UNDER[term_id.partition(":")[0]]
+        if ontology not in self._families:
+            below: dict[str, set[str]] = {}
+            for child_id, term in self._schema.ontology(ontology).items():
+                for ancestor_id in () if term["deprecated"] else (child_id, *term["ancestors"]):
+                    below.setdefault(ancestor_id, set()).add(child_id)
+            self._families[ontology] = {ancestor_id: frozenset(terms) for ancestor_id, terms in below.items()}
+        return self._families[ontology][term_id]
+
     def _term(self, term_id: str) -> dict:
         prefix = term_id.partition(":")[0] if isinstance(term_id, str) else None
-        if prefix not in ONTOLOGIES:
+        if prefix not in _FILED_UNDER:
             raise ValueError(
-                f"`term_id` is {term_id!r}, expected an id of {', '.join(ONTOLOGIES)} such as 'CL:0000236'; find one "
-                "with `Ontology.resolve(label)`."
+                f"`term_id` is {term_id!r}, expected an id of {', '.join(_FILED_UNDER)} such as 'CL:0000236'; find "
+                "one with `Ontology.resolve(label)`."
             )
-        term = self._schema.ontology(prefix).get(term_id)
+        ontology = _FILED_UNDER[prefix]
+        term = self._schema.ontology(ontology).get(term_id)
         if term is None:
             raise ValueError(
-                f"`term_id` {term_id!r} is not in {prefix} {self._release(prefix)}; check the digits, or update the "
-                "package cellxgene-ontology-guide if the term is newer."
+                f"`term_id` {term_id!r} is not in {ontology} {self._release(ontology)}; check the digits, or update "
+                "the package cellxgene-ontology-guide if the term is newer."
             )
         return term
 

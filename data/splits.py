@@ -5,6 +5,7 @@ Works on `obs` alone; must not import torch or transformers.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -53,6 +54,34 @@ def split_cells(
     parts = {part: np.flatnonzero(part_of_cell == part) for part in PARTS}
     assert_no_leakage(obs, parts, group_key)
     return parts
+
+
+def part_groups(sizes: Mapping[str, int], shares: Mapping[str, float], rng: np.random.Generator) -> dict[str, str]:
+    """
+    Draws which groups are trained on, tuned on and tested on.
+
+    Args:
+        sizes (`Mapping[str, int]`): Cells of each group; more groups than shares above 0.
+        shares (`Mapping[str, float]`): Share of the cells of each part but "train", in the order they are filled.
+        rng (`np.random.Generator`): The source of the draw.
+
+    Returns:
+        `dict[str, str]`: Part of each group: as many as come closest to the shares, at least one to each part.
+    """
+    names, total = list(sizes), sum(sizes.values())
+    wanted = [part for part, share in shares.items() if share > 0]
+    order = [names[i] for i in rng.permutation(len(names))]
+    part_of_group = dict.fromkeys(names, "train")
+    for position, part in enumerate(wanted):
+        target, taken = shares[part] * total, 0
+        # A group for each part still to fill, and for training, must remain.
+        while len(order) > len(wanted) - position:
+            size = sizes[order[0]]
+            if taken and abs(taken + size - target) >= abs(taken - target):
+                break
+            part_of_group[order.pop(0)] = part
+            taken += size
+    return part_of_group
 
 
 def assert_no_leakage(obs: pd.DataFrame, parts: dict[str, np.ndarray], group_key: str | None = None) -> None:
@@ -156,18 +185,8 @@ def _part_by_group(
             f"train and {' and '.join(wanted)}; choose a finer column, set `validation_share` to 0, "
             "or leave `group_key` out to part by cell."
         )
-    order = list(rng.permutation(len(names)))
-    part_of_group = np.full(len(names), "train", dtype=object)
-    for position, part in enumerate(wanted):
-        target, taken = shares[part] * len(groups), 0
-        # A group for each part still to fill, and for training, must remain.
-        while len(order) > len(wanted) - position:
-            size = sizes[order[0]]
-            if taken and abs(taken + size - target) >= abs(taken - target):
-                break
-            part_of_group[order.pop(0)] = part
-            taken += size
-    return part_of_group[np.searchsorted(names, groups)]
+    part_of_group = part_groups(dict(zip(names.tolist(), sizes.tolist(), strict=True)), shares, rng)
+    return np.array(list(part_of_group.values()), dtype=object)[np.searchsorted(names, groups)]
 
 
 def _check_arguments(

@@ -430,7 +430,7 @@ def test_mixtures_are_as_frequent_as_asked(make_collator, cells, mixing):
     assert mixed == 0 if mixing == 0 else 60 < mixed < 120
 
 
-@pytest.mark.parametrize("name", ["mixing", "panel_dropout", "min_panel_share", "max_mask_share", "annotate_share"])
+@pytest.mark.parametrize("name", ["mixing", "panel_dropout", "min_panel_share", "max_mask_share"])
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
 def test_shares_outside_their_bounds_are_refused(make_collator, name, value):
     with pytest.raises(ValueError, match=rf"`{name}`={value}: expected a share in \[0, 1\]"):
@@ -521,14 +521,15 @@ def test_the_prompt_is_tokenised_as_the_processor_does(make_collator, dataset, p
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_annotation_asks_for_the_name_alone(make_collator, dataset, processor, writer, share):
-    batch = make_collator(("language",), panel_dropout=0.0, annotate_share=share)(take(dataset, range(8)))
+    tasks = {"annotate": 1.0} if share else {"describe": 1.0}
+    batch = make_collator(("language",), panel_dropout=0.0, tasks=tasks)(take(dataset, range(8)))
     for row in range(8):
         answer = processor.tokenizer.decode(batch["labels"][row][batch["labels"][row] != -100], True).strip()
         assert (answer == writer.name(TYPES[row % 2])) == (share == 1.0)
 
 
 def test_descriptions_name_genes_that_set_the_cell_apart(make_collator, processor, cells):
-    collator = make_collator(("language",), panel_dropout=0.0, annotate_share=0.0)
+    collator = make_collator(("language",), panel_dropout=0.0, tasks={"describe": 1.0})
     named = 0
     for i in range(8):
         dataset = CellDataset([cells.select(np.full(10, i))], [[B_CELL] * 10])

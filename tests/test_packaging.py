@@ -24,6 +24,7 @@ EXTRA_MODULES = (
     "matplotlib",
     "pandas",
     "peft",
+    "pyarrow",
     "scanpy",
     "scipy",
     "sklearn",

@@ -24,6 +24,7 @@ CODE = {
     "encoding_scmmgpt.py",
     "feature_extraction_scmmgpt.py",
     "generation_scmmgpt.py",
+    "genes_scmmgpt.py",
     "modeling_scmmgpt.py",
     "processing_scmmgpt.py",
 }

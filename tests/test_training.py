@@ -28,6 +28,7 @@ from scmmgpt.train.recipe import Recipe
 from scmmgpt.train.trainer import ScMMGPTTrainer, freeze_all_but
 
 from .micro import make_adata, make_recipe, write_recipe
+from .shards import write_corpus
 from .tiny import GENES, make_batch, make_counts, make_model, make_processor
 
 NUM_STEPS, SAVE_STEPS = 7, 3  # five steps are an epoch: the second checkpoint lies in the next
@@ -520,6 +521,10 @@ def change(*keys, value):
         (change("stages", 0, "modules", value="cell_model"), "`modules` of stage 'cell' is 'cell_model'"),
         (change("stages", 0, "modules", value=[]), r"`modules` of stage 'cell' is \[\]"),
         (change("stages", 2, "collator", "dropout", value=0.1), r"stage 'generative'` names \['dropout'\]"),
+        (change("stages", 2, "collator", "tasks", value={"chat": 1}), r"`tasks` names \['chat'\], expected"),
+        (change("words", value={"wording": "rich"}), r"`words.wording` is 'rich', expected one of"),
+        (change("words", value={"markers": ["no.csv"]}), r"`words.markers` names \['no.csv'\].*paths of CSV tables"),
+        (change("words", value={"descriptions": "x.csv"}), r"`words.descriptions` is 'x.csv'; expected a list"),
         (change("stages", 0, "arguments", "epochs", value=1), r"`arguments of stage 'cell'` names \['epochs'\]"),
         (change("stages", 0, "arguments", "eval_strategy", value="steps"), r"sets \['eval_strategy'\]: training meas"),
         (change("stages", 0, "arguments", "load_best_model_at_end", value=True), r"sets \['load_best_model_at_end'\]"),
@@ -546,3 +551,87 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path):
     path.write_text("- a list")
     with pytest.raises(ValueError, match="expected a mapping"):
         Recipe.from_yaml(path)
+
+
+# Streams
+
+
+def streaming_recipe(output_dir: Path, corpus: Path, stages: slice, num_workers: int = 0) -> Recipe:
+    data = {"sources": [str(corpus)], "max_genes": 24, "max_tokens_per_batch": 200, "sampling": {"cell_type": 0.5}}
+    values = make_recipe(output_dir, NUM_STEPS, name="micro", data=data)
+    for stage in values["stages"]:
+        del stage["arguments"]["per_device_train_batch_size"]
+        stage["arguments"] |= {"save_strategy": "steps", "save_steps": SAVE_STEPS}
+        stage["arguments"] |= {"dataloader_num_workers": num_workers}
+    values["stages"] = values["stages"][stages]
+    return read(values, output_dir.parent)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("data") / "corpus", make_adata(60))
+
+
+def remember_cells(patch: pytest.MonkeyPatch) -> list[list[float]]:
+    """A list that receives the counts of every batch that is trained on."""
+    seen = []
+    training_step = ScMMGPTTrainer.training_step
+
+    def step(self, model, inputs, *arguments, **kwargs):
+        seen.append((tuple(self.loss_weights), inputs["target_counts"].tolist()))
+        return training_step(self, model, inputs, *arguments, **kwargs)
+
+    patch.setattr(ScMMGPTTrainer, "training_step", step)
+    return seen
+
+
+@pytest.mark.parametrize(("stages", "num_workers"), [(slice(1, 3), 0), (slice(1, 2), 2)])
+def test_a_streamed_run_goes_on_with_the_very_next_cell(corpus, tmp_path, monkeypatch, stages, num_workers):
+    def run(name, **options):
+        with monkeypatch.context() as patch:
+            seen = remember_cells(patch)
+            if name == "stopped":
+                interrupt(patch, 1, 5)
+                with pytest.raises(RuntimeError, match="killed"):
+                    pretrain(streaming_recipe(tmp_path / "run", corpus, stages, num_workers))
+            else:
+                pretrain(streaming_recipe(tmp_path / name, corpus, stages, num_workers), **options)
+        return seen
+
+    whole, before, after = run("whole"), run("stopped"), run("run", resume=True)
+    assert len(whole) == NUM_STEPS * (stages.stop - stages.start)
+    assert before == whole[:5]
+    assert after == whole[SAVE_STEPS:]  # from the checkpoint on
+    assert_equal(weights(tmp_path / "whole" / "model"), weights(tmp_path / "run" / "model"))
+    assert "60 cells of corpus" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_another_corpus_is_not_resumed(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    recipe = streaming_recipe(tmp_path / "run", tmp_path / "corpus", slice(1))
+    pretrain(recipe)
+    manifest = tmp_path / "corpus" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"holds a run of another recipe or other cells: .*corpus \("):
+        pretrain(recipe, resume=True)
+
+
+def test_files_and_memory_are_streamed_as_well(corpus, tmp_path):
+    make_adata(20, seed=1).write_h5ad(tmp_path / "more.h5ad")
+    recipe = streaming_recipe(tmp_path / "run", corpus, slice(1))
+    recipe.data.sources.append(str(tmp_path / "more.h5ad"))
+    recipe.data.sampling = {"source": 0.0}
+    assert "80 cells of corpus, more.h5ad" in (pretrain(recipe) / "README.md").read_text()
+    recipe = streaming_recipe(tmp_path / "memory", tmp_path / "absent", slice(1))
+    assert "40 cells of" in (pretrain(recipe, [make_adata()]) / "README.md").read_text()
+
+
+def test_recipes_of_streams_are_checked_before_training(corpus, tmp_path):
+    values = make_recipe(tmp_path / "run")
+    for data, message in (
+        ({"sources": [str(corpus)]}, "names a corpus, which is streamed.*Set max_tokens_per_batch"),
+        ({"sources": ["demo"], "sampling": {"tissue": 0.5}}, "`data.sampling` weighs the cells of a stream"),
+        ({"sources": ["demo"], "max_tokens_per_batch": 99}, "of stage 'cell': .*no per_device_train_batch_size"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(values | {"data": data}, tmp_path)

@@ -16,23 +16,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..configuration_scmmgpt import ScMMGPTConfig
-from ..data import CaptionWriter, CellFacts, Ontology, demo_cells, name_genes, read_cells, take_counts, train_tokenizer
+from ..data import CaptionWriter, CellFacts, CellStream, Ontology, train_tokenizer
 from ..data.collator import ScMMGPTDataCollator
-from ..data.dataset import CellDataset
-from ..data.facts import read_facts
-from ..data.profile import mean_profile
+from ..data.definitions import read_descriptions
+from ..data.markers import MarkerTable
 from ..model_card import render_model_card
 from ..modeling_scmmgpt import ScMMGPTForConditionalGeneration
-from ..processing_scmmgpt import AlignedCounts, ScMMGPTFeatureExtractor, ScMMGPTProcessor
-from .recipe import DEFAULT_VOCAB_SIZE, FIXED_ARGUMENTS, DataRecipe, Recipe, StageRecipe, TextRecipe
+from ..processing_scmmgpt import ScMMGPTProcessor
+from .cells import TrainingCells, open_cells
+from .recipe import DEFAULT_VOCAB_SIZE, FIXED_ARGUMENTS, Recipe, StageRecipe, TextRecipe, WordsRecipe
 from .record import record_run
-from .trainer import EpochCallback, ModelCardCallback, ScMMGPTTrainer, check_modules
+from .trainer import EpochCallback, ModelCardCallback, ScMMGPTTrainer, StreamCallback, check_modules
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,21 +67,16 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
         )
     for stage in recipe.stages:
         training_arguments(stage, output_dir, recipe.seed)  # an impossible setting is found before hours of training
-    if sources is None:
-        sources = read_sources(recipe.data)
     set_seed(recipe.seed)
     ontology = Ontology()
-    writer = CaptionWriter(ontology)
-    facts = [read_facts(source.obs, ontology, recipe.data.label_key) for source in sources]
-    processor = build_processor(recipe, sources, facts, writer)
-    cells = [processor.feature_extractor.align(source) for source in sources]
-    profile = mean_profile(cells, len(processor.feature_extractor.vocab))
-    model = build_model(recipe, processor, profile, mean_value(processor.feature_extractor, cells))
-    dataset = CellDataset(cells, facts, recipe.seed)
+    writer = build_writer(recipe.words, ontology)
+    cells = open_cells(recipe.data, ontology, recipe.seed, sources)
+    processor = build_processor(recipe, cells, writer)
+    model = build_model(recipe, processor, cells.profile, cells.typical_value)
     for stage in recipe.stages:
         check_modules(model, stage.modules)  # not after the stages before it
-    record_run(recipe, processor, cells, facts)
-    card = training_card(recipe, model, processor, facts)
+    record_run(recipe, processor, cells.hashes)
+    card = training_card(recipe, model, processor, cells)
     for index, stage in enumerate(recipe.stages):
         stage_dir = output_dir / "stages" / f"{index}-{stage.name}"
         if (stage_dir / "model").exists():
@@ -90,58 +84,46 @@ def pretrain(recipe: Recipe, sources: "Sequence[AnnData] | None" = None, resume:
             finished = ScMMGPTForConditionalGeneration.from_pretrained(stage_dir / "model")
             model.load_state_dict(finished.state_dict())
             continue
-        collator = ScMMGPTDataCollator(processor, writer, profile, losses=tuple(stage.losses), **stage.collator)
+        collator = ScMMGPTDataCollator(processor, writer, cells.profile, losses=tuple(stage.losses), **stage.collator)
         if "flow" in stage.losses:
-            set_flow_statistics(model, dataset, collator)
-        run_stage(stage, model, processor, dataset, collator, stage_dir, recipe.seed, card)
+            set_flow_statistics(model, cells, collator)
+        run_stage(stage, model, processor, cells, collator, stage_dir, recipe.seed, card)
         save_repository(model, processor, stage_dir / "model", card)
     save_repository(model, processor, output_dir / "model", card)
     return output_dir / "model"
 
 
-def read_sources(recipe: DataRecipe) -> "list[AnnData]":
-    """The cells of every source, with counts in `X` and symbols in `var_names`."""
-    return [
-        demo_cells() if source == "demo" else name_genes(take_counts(read_cells(source), recipe.layer))
-        for source in recipe.sources
-    ]
-
-
-def mean_value(extractor: ScMMGPTFeatureExtractor, sources: Sequence[AlignedCounts]) -> float:
-    """Mean encoded expression of a gene token, over 100 to 199 evenly spaced cells of each source, or all of fewer."""
-    few = [source.select(slice(0, None, max(1, len(source) // 100))) for source in sources]
-    values = np.concatenate([extractor.encode(some.indptr, some.gene_ids, some.counts)[2] for some in few])
-    return float(values[values != extractor.pad_value].mean())
-
-
-def build_processor(
-    recipe: Recipe, sources: "Sequence[AnnData]", facts: Sequence[Sequence[CellFacts]], writer: CaptionWriter
-) -> ScMMGPTProcessor:
-    """The gene vocabulary of the sources and the tokenizer of the text model, in one processor."""
-    ensembl_ids: dict[str, str] = {}
-    for source in sources:
-        known = source.var["ensembl_id"] if "ensembl_id" in source.var else [""] * source.n_vars
-        for symbol, ensembl_id in zip(source.var_names, known, strict=True):
-            ensembl_ids[symbol] = ensembl_ids.get(symbol) or str(ensembl_id)
-    extractor = ScMMGPTFeatureExtractor.from_genes(
-        list(ensembl_ids),
-        ensembl_ids=list(ensembl_ids.values()),
-        max_genes=recipe.data.max_genes,
-        value_encoding=recipe.data.value_encoding,
+def build_writer(recipe: WordsRecipe, ontology: Ontology) -> CaptionWriter:
+    """The writer of all texts, with the tables that the recipe names."""
+    return CaptionWriter(
+        ontology,
+        recipe.wording,
+        descriptions=read_descriptions(recipe.descriptions, ontology),
+        markers=MarkerTable.read(recipe.markers, ontology) if recipe.markers else None,
     )
-    tokenizer = build_tokenizer(recipe.text, facts, list(ensembl_ids), writer, recipe.seed)
+
+
+def build_processor(recipe: Recipe, cells: TrainingCells, writer: CaptionWriter) -> ScMMGPTProcessor:
+    """The gene vocabulary of the cells and the tokenizer of the text model, in one processor."""
+    symbols = [gene for gene in cells.extractor.vocab if not gene.startswith("<")]
+    tasks = {task for stage in recipe.stages for task in stage.collator.get("tasks", ())}
+    tokenizer = build_tokenizer(recipe.text, cells.facts, symbols, writer, recipe.seed, sorted(tasks))
     num_cell_tokens = recipe.model.get("num_cell_tokens", ScMMGPTConfig.num_cell_tokens)
-    return ScMMGPTProcessor(extractor, tokenizer, num_cell_tokens=num_cell_tokens)
+    return ScMMGPTProcessor(cells.extractor, tokenizer, num_cell_tokens=num_cell_tokens)
 
 
 def build_tokenizer(
     recipe: TextRecipe,
-    facts: Sequence[Sequence[CellFacts]],
+    facts: Sequence[CellFacts],
     symbols: Sequence[str],
     writer: CaptionWriter,
     seed: int,
+    tasks: Sequence[str] = (),
 ) -> PreTrainedTokenizerBase:
-    """The pretrained model's tokenizer with a `<cell>` token, or one trained on captions and the Cell Ontology."""
+    """
+    The pretrained model's tokenizer with a `<cell>` token, or one trained on captions, the Cell Ontology and what is
+    said in further `tasks`.
+    """
     if recipe.pretrained is not None:
         # Left, or prompts of unequal length would be continued after padding; as an argument, or it is not saved.
         tokenizer = AutoTokenizer.from_pretrained(recipe.pretrained, padding_side="left")
@@ -150,11 +132,14 @@ def build_tokenizer(
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
     rng = np.random.default_rng(seed)
-    texts = list(writer.ontology.definitions("CL"))
-    for fact in sorted({fact for source in facts for fact in source}, key=repr):
+    texts = [*writer.ontology.definitions("CL"), *writer.definitions.texts()]
+    distinct = sorted(facts, key=repr)
+    for fact in distinct:
         for _ in range(CAPTIONS_PER_FACTS):
             genes = rng.choice(symbols, size=min(5, len(symbols)), replace=False)
             texts += [writer.condition(fact, rng), writer.describe(fact, rng, top_genes=list(genes))]
+            for task in (task for task in tasks if task not in ("annotate", "describe")):
+                texts += writer.conversation(fact, rng, tasks={task: 1.0}, others=distinct)
     longest = recipe.config.get("max_position_embeddings", 2048)
     return train_tokenizer(texts, recipe.vocab_size or DEFAULT_VOCAB_SIZE, model_max_length=longest)
 
@@ -207,18 +192,16 @@ def build_model(
 
 @torch.no_grad()
 def set_flow_statistics(
-    model: ScMMGPTForConditionalGeneration, dataset: CellDataset, collator: ScMMGPTDataCollator
+    model: ScMMGPTForConditionalGeneration, cells: TrainingCells, collator: ScMMGPTDataCollator
 ) -> None:
-    """Mean and spread of what the flow will draw, from evenly spaced training cells with their whole panels."""
-    step = max(1, len(dataset) // STATISTICS_CELLS)
+    """Mean and spread of what the flow will draw, from a sample of training cells with their whole panels."""
     plain = ScMMGPTDataCollator(
         collator.processor, collator.writer, collator.profile, losses=("cell_reconstruction",), panel_dropout=0.0
     )
-    subset = torch.utils.data.Subset(dataset, range(0, len(dataset), step))
     training = model.training
     model.eval()
     targets = []
-    for batch in tqdm(DataLoader(subset, batch_size=64, collate_fn=plain), desc="flow statistics", leave=False):
+    for batch in tqdm(cells.sample(plain, STATISTICS_CELLS), desc="flow statistics", leave=False):
         batch = {name: value.to(model.device) for name, value in batch.items()}
         latents = model(**batch).cell_latents
         panel_mask = model.panel_mask(batch["panel_gene_ids"], batch["cell_panel_index"])
@@ -245,24 +228,29 @@ def run_stage(
     stage: StageRecipe,
     model: ScMMGPTForConditionalGeneration,
     processor: ScMMGPTProcessor,
-    dataset: CellDataset,
+    cells: TrainingCells,
     collator: ScMMGPTDataCollator,
     stage_dir: Path,
     seed: int,
     card: str,
 ) -> None:
     """Trains one stage in place, from its last checkpoint if there is one, and writes its loss curve."""
+    checkpoint = last_checkpoint(stage_dir)
+    arguments, training_set = training_arguments(stage, stage_dir, seed), cells.training_set(collator)
+    is_streamed = isinstance(training_set, CellStream)
+    arguments.ignore_data_skip = is_streamed  # a stream knows its place
     trainer = ScMMGPTTrainer(
         model=model,
-        args=training_arguments(stage, stage_dir, seed),
-        train_dataset=dataset,
+        args=arguments,
+        train_dataset=training_set,
         data_collator=collator,
         processing_class=processor,
         loss_weights=stage.losses,
         modules=stage.modules,
-        callbacks=[ModelCardCallback(card), EpochCallback()],
+        # The card comes last: it says that a checkpoint is complete.
+        callbacks=[StreamCallback(checkpoint) if is_streamed else EpochCallback(), ModelCardCallback(card)],
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(stage_dir))
+    trainer.train(resume_from_checkpoint=checkpoint)
     # accelerate leaves its autocast on the instance; with it the next stage would not run as after a resumption.
     for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
         vars(model).pop(name, None)
@@ -295,7 +283,7 @@ def training_card(
     recipe: Recipe,
     model: ScMMGPTForConditionalGeneration,
     processor: ScMMGPTProcessor,
-    facts: Sequence[Sequence[CellFacts]],
+    cells: TrainingCells,
 ) -> str:
     """The model card of a checkpoint: what it is trained on and how; nothing has been measured yet."""
     return render_model_card(
@@ -303,9 +291,9 @@ def training_card(
             "model": model_facts(recipe, model, processor),
             "data": {
                 "name": ", ".join(Path(source).name for source in recipe.data.sources),
-                "num_train": sum(map(len, facts)),
+                "num_train": cells.num_cells,
                 "num_genes": len(processor.feature_extractor.gene_token_ids),
-                "types": sorted({fact.cell_type for source in facts for fact in source if fact.cell_type}),
+                "types": sorted({fact.cell_type for fact in cells.facts if fact.cell_type}),
             },
             "run": {"seed": recipe.seed, "versions": {name: version(name) for name in ("torch", "transformers")}},
         }

@@ -13,7 +13,10 @@ import yaml
 from transformers import CONFIG_MAPPING, Blip2QFormerConfig, TrainingArguments
 
 from ..configuration_scmmgpt import ScMMGPTCellConfig, ScMMGPTConfig
+from ..data.captions import check_tasks
 from ..data.collator import LOSSES, ScMMGPTDataCollator
+from ..data.shards import is_corpus
+from ..data.templates import WORDINGS
 
 # What training decides itself, so that a recipe cannot.
 _FIXED_COLLATOR_OPTIONS = ("processor", "writer", "profile", "losses")
@@ -37,11 +40,16 @@ class DataRecipe:
     Where the cells come from and how they become tokens.
 
     Args:
-        sources (`list[str]`): `.h5ad` files of raw counts, or `demo` for the 700 blood cells that scanpy ships.
+        sources (`list[str]`): `.h5ad` files of raw counts, corpora of `scmmgpt data build`, or `demo` for the 700
+            blood cells that scanpy ships. Files beside a corpus stay on disk and take its gene vocabulary.
         layer (`str`, *optional*): layer of the files that holds the counts, or `raw` for `adata.raw`; else `X`.
         label_key (`str`): column of `obs` that holds the cell type.
         max_genes (`int`): gene tokens per cell at most, `<cls>` included; the highest expressed stay.
         value_encoding (`str`): `log1p` or `binned` (scGPT).
+        max_tokens_per_batch (`int`, *optional*): streams the cells in batches of like length, each of at most so many
+            gene tokens, padding included; needed for a corpus. Batches of `per_device_train_batch_size` cells from
+            memory when absent.
+        sampling (`dict`): how often which cells come in a stream; see [`sampling_weights`].
     """
 
     sources: list[str]
@@ -49,6 +57,17 @@ class DataRecipe:
     label_key: str = "cell_type"
     max_genes: int = 1200
     value_encoding: str = "log1p"
+    max_tokens_per_batch: int | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.sampling and self.max_tokens_per_batch is None:
+            raise ValueError("`data.sampling` weighs the cells of a stream. Set max_tokens_per_batch too, or drop it.")
+        if self.max_tokens_per_batch is None and any(map(is_corpus, self.sources)):
+            raise ValueError(
+                "`data.sources` names a corpus, which is streamed in batches of a size in tokens. Set "
+                "max_tokens_per_batch, such as 32 times the tokens of a cell."
+            )
 
 
 @dataclass
@@ -82,6 +101,34 @@ class TextRecipe:
 
 
 @dataclass
+class WordsRecipe:
+    """
+    What texts are made of.
+
+    Args:
+        wording (`str`): `plain`, few forms, which a small model learns in minutes; or `varied`, which adds
+            paraphrases, requests and alternative names.
+        descriptions (`list[str]`): CSV tables of longer descriptions of cell types; see [`read_descriptions`].
+        markers (`list[str]`): CSV tables of marker genes; see [`MarkerTable.read`].
+    """
+
+    wording: str = "plain"
+    descriptions: list[str] = field(default_factory=list)
+    markers: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.wording not in WORDINGS:
+            raise ValueError(f"`words.wording` is {self.wording!r}, expected one of {sorted(WORDINGS)}.")
+        for name in ("descriptions", "markers"):
+            paths = getattr(self, name)
+            if not isinstance(paths, list):
+                raise ValueError(f"`words.{name}` is {paths!r}; expected a list of paths.")
+            missing = [path for path in paths if not Path(path).is_file()]
+            if missing:
+                raise ValueError(f"`words.{name}` names {missing}, which are no files; give the paths of CSV tables.")
+
+
+@dataclass
 class StageRecipe:
     """
     One stage of training.
@@ -110,8 +157,10 @@ class StageRecipe:
                 raise ValueError(f"`losses` {where} gives {name} the weight {weight!r}; expected a number, 0 or more.")
         if not isinstance(self.modules, list) or not self.modules:
             raise ValueError(f"`modules` {where} is {self.modules!r}; expected a list of parts of the model.")
-        options = {entry.name for entry in fields(ScMMGPTDataCollator)} - set(_FIXED_COLLATOR_OPTIONS)
+        options = {entry.name for entry in fields(ScMMGPTDataCollator) if entry.init} - set(_FIXED_COLLATOR_OPTIONS)
         _check_known(f"collator {where}", self.collator, options)
+        if "tasks" in self.collator:
+            check_tasks(self.collator["tasks"])
         options = {entry.name for entry in fields(TrainingArguments)}
         evaluation = {name for name in options if "eval" in name} | set(_EVALUATION_ARGUMENTS)
         if evaluation & set(self.arguments):
@@ -131,6 +180,7 @@ class Recipe:
         output_dir (`str`): receives the stages, their checkpoints and the final model.
         data (`DataRecipe`): the cells.
         text (`TextRecipe`): the text model.
+        words (`WordsRecipe`): what texts are made of.
         model (`dict`): fields of [`ScMMGPTConfig`] other than the text model and the vocabularies.
         stages (`list[StageRecipe]`): run in order.
         seed (`int`): of everything that is drawn.
@@ -144,11 +194,18 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     name: str = "model"
+    words: WordsRecipe = field(default_factory=WordsRecipe)
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"`stages` is {names}: expected at least one stage, each with a name of its own.")
+        for stage in self.stages if self.data.max_tokens_per_batch is not None else ():
+            if "per_device_train_batch_size" in stage.arguments or "max_steps" not in stage.arguments:
+                raise ValueError(
+                    f"`arguments` of stage {stage.name!r}: a stream has no end, and its batches a size in tokens. Set "
+                    "max_steps, and no per_device_train_batch_size, or drop data.max_tokens_per_batch."
+                )
         _check_config("model", self.model, ScMMGPTConfig, fixed=("text_config", "cell_token_id"))
         _check_config("model.cell_config", self.model.get("cell_config", {}), ScMMGPTCellConfig)
         for part in ("qformer_config", "text_projector_config"):
@@ -176,6 +233,7 @@ class Recipe:
         values = {"name": path.stem} | _checked(cls, values, str(path))
         values["data"] = DataRecipe(**_checked(DataRecipe, values.get("data"), "data"))
         values["text"] = TextRecipe(**_checked(TextRecipe, values.get("text") or {}, "text"))
+        values["words"] = WordsRecipe(**_checked(WordsRecipe, values.get("words") or {}, "words"))
         if not isinstance(values["stages"], list):
             raise ValueError(f"`stages` of the recipe is {values['stages']!r}; expected a list of stages.")
         values["stages"] = [StageRecipe(**_checked(StageRecipe, stage, "stages")) for stage in values["stages"]]
@@ -222,4 +280,4 @@ def _is_number(text: str) -> bool:
     return True
 
 
-__all__ = ["DataRecipe", "Recipe", "StageRecipe", "TextRecipe"]
+__all__ = ["DataRecipe", "Recipe", "StageRecipe", "TextRecipe", "WordsRecipe"]

@@ -5,15 +5,13 @@ Must not import the model.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..data import CellFacts
-from ..processing_scmmgpt import AlignedCounts, ScMMGPTProcessor
+from ..processing_scmmgpt import ScMMGPTProcessor
 from .recipe import Recipe
 
 RECIPE, HASHES = "recipe.yaml", "sha256.yaml"
@@ -22,8 +20,7 @@ RECIPE, HASHES = "recipe.yaml", "sha256.yaml"
 def record_run(
     recipe: Recipe,
     processor: ScMMGPTProcessor,
-    cells: Sequence[AlignedCounts],
-    facts: Sequence[Sequence[CellFacts]],
+    hashes: dict[str, str],
 ) -> None:
     """
     Writes `recipe.yaml` and `sha256.yaml` into the output folder of a run that begins; where one has begun already,
@@ -32,14 +29,13 @@ def record_run(
     Args:
         recipe (`Recipe`): the recipe of this run.
         processor (`ScMMGPTProcessor`): its gene vocabulary and tokenizer.
-        cells (`Sequence[AlignedCounts]`): its training cells, one entry per source.
-        facts (`Sequence[Sequence[CellFacts]]`): what is known of each cell.
+        hashes (`dict[str, str]`): hashes of its training cells and of what is known of them, by name.
 
     Raises:
         ValueError: when the run in the folder is of another recipe, other cells or another vocabulary.
     """
     folder = Path(recipe.output_dir)
-    wanted = {RECIPE: asdict(recipe), HASHES: _hashes(processor, cells, facts)}
+    wanted = {RECIPE: asdict(recipe), HASHES: _hashes(recipe, processor) | hashes}
     if not (folder / "stages").exists():
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in wanted.items():
@@ -64,18 +60,20 @@ def record_run(
         )
 
 
-def _hashes(
-    processor: ScMMGPTProcessor, cells: Sequence[AlignedCounts], facts: Sequence[Sequence[CellFacts]]
-) -> dict[str, str]:
+def _hashes(recipe: Recipe, processor: ScMMGPTProcessor) -> dict[str, str]:
     extractor = processor.feature_extractor
-    counts = [part for source in cells for part in (source.indptr, source.gene_ids, source.counts, source.panel)]
-    contents = {
-        "gene_vocabulary": [json.dumps([extractor.vocab, extractor.ensembl_ids]).encode()],
-        "tokenizer": [json.dumps(sorted(processor.tokenizer.get_vocab().items())).encode()],
-        "counts": [part.tobytes() for part in counts],
-        "facts": [repr(fact).encode() for source in facts for fact in source],
-    }
-    return {name: hashlib.sha256(b"".join(parts)).hexdigest() for name, parts in contents.items()}
+    vocabulary = json.dumps([extractor.vocab, extractor.ensembl_ids]).encode()
+    tokenizer = json.dumps(sorted(processor.tokenizer.get_vocab().items())).encode()
+    words = [Path(path).read_bytes() for path in (*recipe.words.descriptions, *recipe.words.markers)]
+    return {"gene_vocabulary": sha256(vocabulary), "tokenizer": sha256(tokenizer), "words": sha256(*words)}
+
+
+def sha256(*parts: bytes) -> str:
+    """Hash of some bytes, one after another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,13 +1,19 @@
 """transformers' Trainer with named, weighted losses, and checkpoints that are complete model repositories."""
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..data import CellStream, StreamLoader
+
+STREAM_STATE = "stream.json"
 
 
 class ScMMGPTTrainer(Trainer):
@@ -28,6 +34,13 @@ class ScMMGPTTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._sums: dict[str, torch.Tensor] = defaultdict(float)
         self._num_summed = 0
+
+    def get_train_dataloader(self) -> DataLoader | StreamLoader:
+        """A loader that knows its place for a [`CellStream`], which brings batches of its own; else as ever."""
+        if isinstance(self.train_dataset, CellStream):
+            context = self.args.dataloader_multiprocessing_context
+            return StreamLoader(self.train_dataset, self.args.dataloader_num_workers, context)
+        return super().get_train_dataloader()
 
     def compute_loss(
         self,
@@ -97,4 +110,26 @@ class EpochCallback(TrainerCallback):
         kwargs["train_dataloader"].dataset.set_epoch(int(state.epoch or 0))
 
 
-__all__ = ["EpochCallback", "ModelCardCallback", "ScMMGPTTrainer", "check_modules", "freeze_all_but"]
+class StreamCallback(TrainerCallback):
+    """
+    Keeps the place of a stream in every checkpoint, and goes on from it.
+
+    Args:
+        checkpoint (`str`, *optional*): the folder that training goes on from.
+    """
+
+    def __init__(self, checkpoint: str | None) -> None:
+        self.checkpoint = checkpoint
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if self.checkpoint is not None:
+            text = (Path(self.checkpoint) / STREAM_STATE).read_text(encoding="utf-8")
+            kwargs["train_dataloader"].load_state_dict(json.loads(text))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        text = json.dumps(kwargs["train_dataloader"].state_dict())
+        (checkpoint / STREAM_STATE).write_text(text, encoding="utf-8")
+
+
+__all__ = ["EpochCallback", "ModelCardCallback", "ScMMGPTTrainer", "StreamCallback", "check_modules", "freeze_all_but"]
