@@ -430,8 +430,9 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             return cells
         table = _read_cells(cells, gene_names, layer)
         ids, report = self._resolver.match(table.names, self.min_match_share)
-        pieces = list(self._sort_by_gene(ids, table))
-        lengths, gene_ids, counts = map(np.concatenate, zip(*pieces, strict=True))
+        blocks = [self._sort_by_gene(ids, *block, table.other_layers) for block in table.blocks()]
+        # Most inputs are one block, and a copy of it would be as large.
+        lengths, gene_ids, counts = blocks[0] if len(blocks) == 1 else map(np.concatenate, zip(*blocks, strict=True))
         if not keep_empty_cells:
             self._check_empty_cells(np.flatnonzero(lengths == 0), table, report)
         return AlignedCounts(
@@ -445,18 +446,25 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         )
 
     @staticmethod
-    def _sort_by_gene(ids: np.ndarray, table: _CountTable) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Lengths of rows, gene ids and counts, some rows at a time: by gene, columns of one gene summed, no zeros."""
+    def _sort_by_gene(
+        ids: np.ndarray, indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, layers: list[str] | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lengths of rows, gene ids and counts of stored entries: by gene, columns of one gene summed, no zeros."""
         ids = ids.astype(np.int32)
-        for indptr, columns, values in table.blocks():
-            for _, entries, limits in row_pieces(indptr):
-                genes, counts = ids.take(columns[entries]), values[entries]
-                known = genes >= 0
-                if not known.all():
-                    limits, genes, counts = keep_entries(limits, known), genes[known], counts[known]
-                counts = _check_counts(counts, table.other_layers)
-                limits, genes, counts = sum_by_gene(limits, genes, counts)
-                yield np.diff(limits), genes, counts
+        lengths = np.empty(len(indptr) - 1, dtype=np.int64)
+        # Room for all entries; what stays unused is never touched, and so takes no memory.
+        gene_ids, counts = np.empty(len(columns), dtype=np.int32), np.empty(len(columns), dtype=np.float32)
+        size = 0
+        for rows, entries, limits in row_pieces(indptr):
+            genes, found = ids.take(columns[entries]), values[entries]
+            known = genes >= 0
+            if not known.all():
+                limits, genes, found = keep_entries(limits, known), genes[known], found[known]
+            limits, genes, found = sum_by_gene(limits, genes, _check_counts(found, layers))
+            gene_ids[size : size + len(genes)], counts[size : size + len(genes)] = genes, found
+            lengths[rows] = np.diff(limits)
+            size += len(genes)
+        return lengths, gene_ids[:size], counts[:size]
 
     def _check_empty_cells(self, empty: np.ndarray, table: _CountTable, report: GeneMatchReport) -> None:
         if empty.size:
