@@ -153,11 +153,10 @@ def binned_values(counts: np.ndarray, in_order: np.ndarray, indptr: np.ndarray, 
         `np.ndarray` of shape `(N,)`, float32: whole numbers.
     """
     edges = _quantiles(in_order, indptr, np.linspace(0, 1, num_bins - 1))
-    # Of small counts: how many edges are at most v, and how many are below v, for every v at once.
-    of_small = _middle(_edges_up_to(np.ceil(edges)), _edges_up_to(np.floor(edges) + 1))
-    values, large, rows = _look_up(of_small, counts, indptr)
-    found, limits = counts[large][:, None], edges[rows]
-    values[large] = _middle((found >= limits).sum(1), (found > limits).sum(1))
+    # An edge is at most v from the whole number ceil(edge) on, and below v from floor(edge) + 1 on.
+    at_most, below = np.ceil(edges).astype(np.int64), np.floor(edges).astype(np.int64) + 1
+    values, large, rows = _look_up(_middle(*map(_reached_by_small, (at_most, below))), counts, indptr)
+    values[large] = _middle(*(_reached_by(counts[large], rows, first) for first in (at_most, below)))
     return values
 
 
@@ -165,12 +164,21 @@ def _middle(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.ceil(0.5 * (left - right) + right)
 
 
-def _edges_up_to(first: np.ndarray) -> np.ndarray:
-    """`(C, Q)` smallest count that each edge counts for -> `(C, 64)`: number of edges that count for each count."""
+def _reached_by_small(first: np.ndarray) -> np.ndarray:
+    """`(C, Q)` whole numbers from which on each edge counts -> `(C, 64)`: how many count at each small number."""
     rows = np.arange(len(first))[:, None] * (_SMALL_COUNTS + 1)
-    slots = rows + np.minimum(first, _SMALL_COUNTS).astype(np.int64)
+    slots = rows + np.minimum(first, _SMALL_COUNTS)
     found = np.bincount(slots.ravel(), minlength=len(first) * (_SMALL_COUNTS + 1))
     return found.reshape(len(first), -1)[:, :-1].cumsum(1)
+
+
+def _reached_by(counts: np.ndarray, rows: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """How many edges of its row count at each of some `counts` `(M,)`."""
+    if not len(counts):
+        return rows
+    base = int(first.max()) + 1  # a row's largest count is its last edge
+    in_order = (first + np.arange(len(first))[:, None] * base).ravel()
+    return np.searchsorted(in_order, counts.astype(np.int64) + rows * base, side="right") - rows * first.shape[1]
 
 
 def _look_up(of_small: np.ndarray, counts: np.ndarray, indptr: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -218,11 +218,10 @@ def _check_counts(values: np.ndarray, other_layers: Sequence[str] | None) -> np.
         )
     if values.dtype.kind not in "iuf":
         raise ValueError(f"`cells` must hold numbers; found dtype {values.dtype}. {cure}")
-    if values.dtype.itemsize < 4:
-        values = values.astype(np.float32)  # of less, sums might not be whole
-    in_range = not values.size or (values.min() >= 0 and values.max() < MAX_COUNT)  # NaN is not
-    if in_range and (values.dtype.kind != "f" or (values == np.rint(values)).all()):
-        return values
+    with np.errstate(invalid="ignore"):
+        counts = values.astype(np.uint32)
+    if (counts == values).all():  # of anything but a whole number in range, the cast makes something else
+        return counts
     values = values.astype(np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf
         counts = np.rint(values)
@@ -431,8 +430,9 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             return cells
         table = _read_cells(cells, gene_names, layer)
         ids, report = self._resolver.match(table.names, self.min_match_share)
-        pieces = list(self._sort_by_gene(ids, table))
-        lengths, gene_ids, counts = map(np.concatenate, zip(*pieces, strict=True))
+        blocks = [self._sort_by_gene(ids, *block, table.other_layers) for block in table.blocks()]
+        # Most inputs are one block, and a copy of it would be as large.
+        lengths, gene_ids, counts = blocks[0] if len(blocks) == 1 else map(np.concatenate, zip(*blocks, strict=True))
         if not keep_empty_cells:
             self._check_empty_cells(np.flatnonzero(lengths == 0), table, report)
         return AlignedCounts(
@@ -446,18 +446,25 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
         )
 
     @staticmethod
-    def _sort_by_gene(ids: np.ndarray, table: _CountTable) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Lengths of rows, gene ids and counts, some rows at a time: by gene, columns of one gene summed, no zeros."""
+    def _sort_by_gene(
+        ids: np.ndarray, indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, layers: list[str] | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lengths of rows, gene ids and counts of stored entries: by gene, columns of one gene summed, no zeros."""
         ids = ids.astype(np.int32)
-        for indptr, columns, values in table.blocks():
-            for _, entries, limits in row_pieces(indptr):
-                genes, counts = ids.take(columns[entries]), values[entries]
-                known = genes >= 0
-                if not known.all():
-                    limits, genes, counts = keep_entries(limits, known), genes[known], counts[known]
-                counts = _check_counts(counts, table.other_layers)
-                limits, genes, counts = sum_by_gene(limits, genes, counts)
-                yield np.diff(limits), genes, counts
+        lengths = np.empty(len(indptr) - 1, dtype=np.int64)
+        # Room for all entries; what stays unused is never touched, and so takes no memory.
+        gene_ids, counts = np.empty(len(columns), dtype=np.int32), np.empty(len(columns), dtype=np.float32)
+        size = 0
+        for rows, entries, limits in row_pieces(indptr):
+            genes, found = ids.take(columns[entries]), values[entries]
+            known = genes >= 0
+            if not known.all():
+                limits, genes, found = keep_entries(limits, known), genes[known], found[known]
+            limits, genes, found = sum_by_gene(limits, genes, _check_counts(found, layers))
+            gene_ids[size : size + len(genes)], counts[size : size + len(genes)] = genes, found
+            lengths[rows] = np.diff(limits)
+            size += len(genes)
+        return lengths, gene_ids[:size], counts[:size]
 
     def _check_empty_cells(self, empty: np.ndarray, table: _CountTable, report: GeneMatchReport) -> None:
         if empty.size:
@@ -492,10 +499,9 @@ class ScMMGPTFeatureExtractor(FeatureExtractionMixin):
             indptr, gene_ids, counts = keep_entries(indptr, seen), gene_ids[seen], counts[seen]
         most = self.max_genes - 1
         limits = row_limits(np.minimum(np.diff(indptr), most) + 1)
-        token_ids = np.full(limits[-1], self.cls_token_id, dtype=np.int64)
-        values = np.full(limits[-1], self.pad_value, dtype=np.float32)
+        token_ids, values = np.empty(limits[-1], dtype=np.int64), np.empty(limits[-1], dtype=np.float32)
         is_gene = np.ones(limits[-1], dtype=bool)
-        is_gene[limits[:-1]] = False
+        token_ids[limits[:-1]], values[limits[:-1]], is_gene[limits[:-1]] = self.cls_token_id, self.pad_value, False
         for rows, entries, piece in row_pieces(indptr):
             ids, raw, tokens = gene_ids[entries], counts[entries], slice(limits[rows.start], limits[rows.stop])
             is_long = np.diff(piece).max() > most

@@ -94,8 +94,7 @@ def main() -> None:
         for what, speed in result["cells_per_second"].items()
     ]
     print(
-        f"Batches of {arguments.batch_size} cells, {width:,.0f} expressed genes of {arguments.genes:,} each, "
-        "one thread\n"
+        f"Batches of {arguments.batch_size} cells, {width:,.0f} of {arguments.genes:,} genes expressed, one thread\n"
     )
     print(as_table(["losses", "cells/s", "genes/s", "batches/s"], rows))
 

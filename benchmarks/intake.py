@@ -20,6 +20,8 @@ from tqdm import tqdm
 from scmmgpt import ScMMGPTFeatureExtractor
 
 NUM_BINS, PAD_VALUE = 51, -2.0
+# As a corpus is built; all tokens of all cells together would take gigabytes.
+CELLS_AT_A_TIME = 20_000
 
 
 def tokenize_like_scgpt(cells: sp.csr_matrix, cls_id: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -44,9 +46,12 @@ def tokenize_like_scgpt(cells: sp.csr_matrix, cls_id: int) -> list[tuple[torch.T
 
 def tokenize(cells: sp.csr_matrix, names: list[str], extractor: ScMMGPTFeatureExtractor) -> int:
     """Matching of names, alignment and encoding; the number of tokens."""
-    aligned = extractor.align(cells, gene_names=names)
-    limits, _, _ = extractor.encode(aligned.indptr, aligned.gene_ids, aligned.counts)
-    return int(limits[-1])
+    num_tokens = 0
+    for start in range(0, cells.shape[0], CELLS_AT_A_TIME):
+        aligned = extractor.align(cells[start : start + CELLS_AT_A_TIME], gene_names=names)
+        limits, _, _ = extractor.encode(aligned.indptr, aligned.gene_ids, aligned.counts)
+        num_tokens += int(limits[-1])
+    return num_tokens
 
 
 def measure(num_cells: int, num_genes: int, peer_cells: int, rounds: int) -> dict:

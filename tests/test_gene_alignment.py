@@ -181,6 +181,14 @@ def test_cells_beyond_one_block_of_rows(extractor, monkeypatch):
         np.testing.assert_array_equal(dense(extractor.align(matrix, GENES), len(GENES)), counts)
 
 
+def test_empty_cells_are_kept_where_asked(extractor):
+    counts = random_counts(3, 4, len(GENES))
+    counts[[0, 2]] = 0
+    with pytest.raises(ValueError, match="2 of 4 cells have no counts"):
+        extractor.align(counts, GENES)
+    np.testing.assert_array_equal(dense(extractor.align(counts, GENES, keep_empty_cells=True), len(GENES)), counts)
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(

@@ -201,6 +201,30 @@ def test_a_block_is_encoded_as_its_cells_one_by_one(cells, encoding, dtype, max_
         assert values[tokens].tolist() == [-2, *expected[kept].astype(np.float32).tolist()]
 
 
+@pytest.mark.parametrize(
+    "dtype", [np.int8, np.uint8, np.int16, np.int64, np.uint64, np.float16, np.float32, np.float64]
+)
+def test_counts_of_any_number_type_are_read_alike(dtype):
+    counts = np.array([[3, 0, 1], [0, 127, 2]])
+    extractor = ScMMGPTFeatureExtractor.from_genes(["A", "B", "C"])
+    aligned = extractor.align(counts.astype(dtype), ["C", "A", "B"])
+    assert aligned.counts.dtype == np.float32
+    assert [dict(zip(*map(np.ndarray.tolist, aligned.row(i)), strict=True)) for i in (0, 1)] == [
+        {1: 1, 2: 3},
+        {0: 127, 1: 2},
+    ]
+    if np.dtype(dtype).kind != "u":
+        with pytest.raises(ValueError, match="negative values"):
+            extractor.align(-counts.astype(dtype), ["C", "A", "B"])
+
+
+def test_counts_beyond_32_bits_are_summed():
+    """As pseudo-bulk has them."""
+    counts = np.array([[2**33, 2**34, 5.0]])
+    aligned = ScMMGPTFeatureExtractor.from_genes(["A", "B"]).align(counts, ["B", "B", "A"])
+    assert aligned.counts.tolist() == [5, 3 * 2**33]
+
+
 def test_ids_of_the_vocabulary():
     extractor = ScMMGPTFeatureExtractor(["<pad>", "A", "<cls>", "B", "<eoc>"])
     assert (extractor.pad_token_id, extractor.cls_token_id, extractor.gene_token_ids.tolist()) == (0, 2, [1, 3])
@@ -419,6 +443,7 @@ BAD_CALLS = {
     "nothing": ({}, "both `text` and `cells` are None"),
     "negative": ({"cells": at(-1), **NO_CELLS}, "negative values .*1 of 4 .*first is -1.*recover_counts"),
     "nan": ({"cells": at(np.nan), **NO_CELLS}, "holds NaN.*raw counts"),
+    "too many": ({"cells": at(2.0**40), **NO_CELLS}, "values of 1,099,511,627,776 and more.*raw counts"),
     "infinite": ({"cells": at(np.inf), **NO_CELLS}, "infinite values.*raw counts"),
     "log-normalised": ({"cells": np.log1p(X), **NO_CELLS}, "not whole numbers.*Pass raw counts, or recover them"),
     "negative layer": ({"cells": ADATA, "layer": "scaled"}, "negative values"),
