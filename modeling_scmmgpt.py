@@ -315,7 +315,8 @@ class ScMMGPTCellModel(ScMMGPTPreTrainedModel):
         panel_mean = typical.to(dtype) @ gene_embeds
         weights = values.float().clamp(min=0.0)
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
-        cell_mean = (weights.to(dtype).unsqueeze(1) @ gene_embeds[gene_ids]).squeeze(1)
+        # Not `gene_embeds[gene_ids]`: several threads would sum its gradient in another order each time.
+        cell_mean = (weights.to(dtype).unsqueeze(1) @ F.embedding(gene_ids, gene_embeds)).squeeze(1)
         return self.panel_proj(panel_mean) + self.profile_proj(self.profile_norm(cell_mean - panel_mean))
 
     @merge_with_config_defaults
