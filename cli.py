@@ -134,6 +134,8 @@ def _add_cells(command: argparse.ArgumentParser) -> None:
 def _new_file(path: str) -> Path:
     if not Path(path).parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {Path(path).parent} to write it into")
+    if Path(path).exists():
+        raise argparse.ArgumentTypeError(f"{path} is there already; choose another name, or move it away")
     return Path(path)
 
 
