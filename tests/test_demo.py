@@ -350,11 +350,19 @@ def test_commands_write_their_answers(finished, tmp_path, capsys):
     cells = anndata.read_h5ad(output)
     assert cells.obs["scmmgpt_label"].tolist() == ["unassigned"] * 3
     assert cells.uns["scmmgpt_labels"].tolist() == labels
+    whole = output.read_bytes()
+    with pytest.raises(SystemExit):
+        cli.main(["embed", *common])  # never over what is there
+    assert "is there already" in capsys.readouterr().err
+    assert output.read_bytes() == whole
+    output.unlink()
     assert cli.main(["embed", *common]) == 0
     assert anndata.read_h5ad(output).obsm["X_scmmgpt"].shape == (3, 8)
+    output.unlink()
     assert cli.main(["describe", *common]) == 0
     expected = anndata.read_h5ad(folder / "annotated.h5ad").obs["scmmgpt_description"][:3].tolist()
     assert anndata.read_h5ad(output).obs["scmmgpt_description"].tolist() == expected
+    output.unlink()
     generate = ["generate", "A B cell.", "An NK cell.", "--model", str(folder / "model"), "--output", str(output)]
     assert cli.main([*generate, "-n", "2", "--seed", "5"]) == 0
     assert anndata.read_h5ad(output).obs["prompt"].tolist() == ["A B cell."] * 2 + ["An NK cell."] * 2
